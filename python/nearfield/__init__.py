@@ -1,0 +1,39 @@
+"""nearfield: an embedded vector search engine.
+
+`nf.open(path)` opens a database of collections; `nf.Index(dimension)` is the engine alone. Names are loaded when
+first used, so that `import nearfield` costs a few milliseconds and needs nothing but NumPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nearfield import errors as errors
+    from nearfield.collection import Collection as Collection
+    from nearfield.database import Database as Database
+    from nearfield.database import open as open
+    from nearfield.index import Index as Index
+    from nearfield.index import build_info as build_info
+    from nearfield.types import Hit as Hit
+    from nearfield.types import Hits as Hits
+    from nearfield.types import Record as Record
+    from nearfield.types import Report as Report
+
+_HOMES = {"open": "database", "Database": "database", "Collection": "collection", "Index": "index", "build_info": "index"}
+_HOMES |= dict.fromkeys(("Hit", "Hits", "Record", "Report"), "types")
+__all__ = ["Collection", "Database", "Hit", "Hits", "Index", "Record", "Report", "build_info", "errors", "open"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("nearfield.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nearfield' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"nearfield.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,138 @@
+"""The values that cross the public surface: plain, frozen, and free of any engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Metric: TypeAlias = Literal["cosine", "dot", "l2"]
+METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
+
+Scalar: TypeAlias = str | int | float | bool | None
+Metadata: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
+Where: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One stored record. `embedding` (float32, shape (dimension,)) is there when it was asked for."""
+
+    id: str
+    document: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    embedding: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dictionary, ready for `json.dumps` (the embedding as a list, if it is there)."""
+        return _plain(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer. `score` is better when higher, for every metric (cosine: in [-1, 1]; l2: minus the distance).
+
+    `distance` is the same fact for those who think in distances: 1 - cosine, -dot, or the Euclidean distance.
+    """
+
+    id: str
+    score: float
+    distance: float
+    document: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    embedding: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dictionary, ready for `json.dumps` (the embedding as a list, if it is there)."""
+        return _plain(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a search did, in counts that do not depend on the machine, and the time it took.
+
+    rows_scanned: rows whose 8-bit code was scored. rows_reread: rows whose full vector was read.
+    bytes_read: bytes of codes, factors and vectors read. For a batch, all figures are of the whole batch.
+    """
+
+    kind: str
+    exact: bool
+    queries: int
+    rows_scanned: int
+    rows_reread: int
+    bytes_read: int
+    threads: int
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hits(Sequence[Hit]):
+    """The answers to one query, best first. A sequence of `Hit` that prints as a table."""
+
+    hits: tuple[Hit, ...] = ()
+    query: str | None = None
+    report: Report | None = field(default=None, repr=False, compare=False)
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Hit, ...]: ...
+    def __getitem__(self, index: int | slice) -> Hit | tuple[Hit, ...]:
+        return self.hits[index]
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids, best first."""
+        return [hit.id for hit in self.hits]
+
+    @property
+    def scores(self) -> list[float]:
+        """The scores, best first."""
+        return [hit.score for hit in self.hits]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One plain dictionary a hit, ready for `json.dumps`."""
+        return [hit.to_dict() for hit in self.hits]
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame`, one row a hit, metadata fields as columns named `metadata.<field>`."""
+        from nearfield._optional import require
+
+        pandas = require("pandas", extra="pandas", purpose="Hits.to_pandas()")
+        rows = []
+        for hit in self.hits:
+            row = hit.to_dict()
+            row.update({f"metadata.{key}": value for key, value in row.pop("metadata").items()})
+            rows.append(row)
+        return pandas.DataFrame(rows, columns=None if rows else ["id", "score", "distance", "document"])
+
+    def __repr__(self) -> str:
+        head = f"{len(self.hits)} hits" + (f" for {_shorten(self.query, 40)!r}" if self.query is not None else "")
+        lines = [
+            f"  {rank:>3}  {hit.score:>8.4f}  {_shorten(hit.id, 24):<24}  {_shorten(hit.document or '', 80)}".rstrip()
+            for rank, hit in enumerate(self.hits, 1)
+        ]
+        return "\n".join([f"<Hits: {head}>", *lines])
+
+
+def _plain(item: Record | Hit) -> dict[str, Any]:
+    names = [name for name in item.__slots__ if name != "embedding"]
+    plain = {name: getattr(item, name) for name in names}
+    if item.embedding is not None:
+        plain["embedding"] = item.embedding.tolist()
+    return plain
+
+
+def _shorten(text: str, width: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
