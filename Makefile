@@ -6,6 +6,7 @@ RUST   := $(shell find crates -name '*.rs' -o -name Cargo.toml 2>/dev/null) Carg
 CRATES := -p nearfield-kernels -p nearfield-index
 CORPUS ?= examples/corpus
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help demo test soak lint fmt bench clean
 help:            ## show this list

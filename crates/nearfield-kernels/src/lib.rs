@@ -1,1 +1,72 @@
-//! Arithmetic.
+//! Pure arithmetic on slices: no files, no threads, no Python.
+//!
+//! * [`reference`] is slow and obvious: the oracle every other path is tested against.
+//! * [`dispatch`] looks at the CPU once and hands out a table of kernels, [`Kernels`].
+//! * [`quantize`] turns vectors into 8-bit codes with a provable interval for every score.
+//! * [`topk`] keeps the k-th best bound while a scan runs.
+
+pub mod dispatch;
+pub mod metric;
+mod portable;
+pub mod quantize;
+pub mod reference;
+pub mod topk;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use dispatch::{Kernels, Level, kernels};
+pub use metric::Metric;
+
+/// 64 bytes on a 64-byte boundary: the unit in which codes are stored, so that no load straddles a cache line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Line(pub [u8; 64]);
+
+/// Bytes (8-bit codes) in a [`Line`].
+pub const LINE: usize = 64;
+
+/// Rows whose factors and packed codes stand together: the width of one 512-bit register of 32-bit sums.
+pub const BLOCK: usize = 16;
+
+/// Queries that one call of the tile kernel takes at the most.
+pub const GROUP: usize = 12;
+
+impl Line {
+    /// The code of zero in every place (codes are stored with 128 added).
+    pub const ZERO: Line = Line([128; LINE]);
+}
+
+/// What is known of 16 rows beside their codes, one array a factor. See [`quantize`] for the formulas.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Factors {
+    /// Length of one code step: the row is about `scale * code`.
+    pub scale: [f32; BLOCK],
+    /// Norm of what `scale * code` misses of the row, rounded up.
+    pub residual: [f32; BLOCK],
+    /// Norm of `scale * code`, rounded up.
+    pub norm: [f32; BLOCK],
+    /// Added to the score (l2: minus half the squared norm, rounded up); minus infinity for a row that is not there.
+    pub bias: [f32; BLOCK],
+}
+
+impl Factors {
+    /// Sixteen rows that no query can select.
+    pub const ABSENT: Factors =
+        Factors { scale: [0.0; BLOCK], residual: [0.0; BLOCK], norm: [0.0; BLOCK], bias: [f32::NEG_INFINITY; BLOCK] };
+}
+
+/// One query's half of the interval: what the row factors are multiplied by.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Weights {
+    /// Weight of `dot * scale`.
+    pub scale: f32,
+    /// Weight of the row's residual: the norm of the query.
+    pub residual: f32,
+    /// Weight of the row's norm: the norm of what the query's code misses, and the slack for rounding.
+    pub norm: f32,
+    /// Weight of the bias.
+    pub bias: f32,
+    /// Slack that is the same for every row.
+    pub constant: f32,
+}

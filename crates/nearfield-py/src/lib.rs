@@ -1,7 +1,54 @@
-//! The Python binding.
+//! The Python binding, `nearfield._native`: plain values across, the GIL released, no logic.
+
+mod flat;
+
+use nearfield_index::{Error, dispatch, kernels, pool};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// The Python exception for an error: a class of `nearfield.errors`, or OSError.
+fn raised(error: Error) -> PyErr {
+    let class = match &error {
+        Error::Invalid(_) => "InvalidInput",
+        Error::AlreadyExists(_) => "AlreadyExists",
+        Error::NotFound(_) => "NotFound",
+        Error::Corrupt(_) => "Corrupt",
+        Error::TooNew(_) => "FormatTooNew",
+        Error::Interrupted => return pyo3::exceptions::PyKeyboardInterrupt::new_err(()),
+        Error::Io(_) => {
+            let Error::Io(error) = error else { unreachable!() };
+            return error.into();
+        }
+    };
+    let message = error.to_string();
+    Python::attach(|py| match py.import("nearfield.errors").and_then(|errors| errors.getattr(class)) {
+        Ok(class) => class.call1((message,)).map_or_else(|error| error, PyErr::from_value),
+        Err(error) => error,
+    })
+}
+
+/// What this binary is: version, profile, and the SIMD levels in use and available.
+#[pyfunction]
+fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    dispatch::forced().map_err(|message| raised(Error::Invalid(message)))?;
+    let info = PyDict::new(py);
+    info.set_item("version", env!("CARGO_PKG_VERSION"))?;
+    info.set_item("profile", if cfg!(debug_assertions) { "debug" } else { "release" })?;
+    info.set_item("simd", kernels().level.name())?;
+    let available: Vec<&str> = dispatch::available().iter().map(|kernels| kernels.level.name()).collect();
+    info.set_item("simd_available", available)?;
+    Ok(info)
+}
+
+/// One thread for every core that this process may run on.
+#[pyfunction]
+fn default_threads() -> usize {
+    pool::default_threads()
+}
 
 #[pymodule]
-fn _native(_m: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<flat::FlatIndex>()?;
+    module.add_function(wrap_pyfunction!(build_info, module)?)?;
+    module.add_function(wrap_pyfunction!(default_threads, module)?)
 }

@@ -1,0 +1,332 @@
+//! The exact index. Its answers are those of a float64 brute-force search, in its order, ties in insertion order.
+//!
+//! Every vector is kept twice: in full, and as an 8-bit code with a provable interval for its score
+//! (`nearfield_kernels::quantize`). A search scans the codes, a quarter of the bytes, and reads in full only the few
+//! rows whose interval reaches the k-th best lower end. This is the scheme of the VA-file (Weber, Schek and Blott,
+//! "A Quantitative Analysis and Performance Study for Similarity-Search Methods in High-Dimensional Spaces", 1998)
+//! with one scale a vector and a norm for what the code misses instead of cell corners.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nearfield_kernels::quantize::{self, Frame, QueryCode};
+use nearfield_kernels::{BLOCK, Factors, Line, Metric, kernels};
+
+use crate::codec::{Header, Reader, Writer};
+use crate::ids::Ids;
+use crate::refine::{self, Full, Ranked};
+use crate::scan::{self, Rows};
+use crate::{Error, Result, pool};
+
+/// Largest dimension: above it, a sum of 8-bit products could leave 32 bits.
+pub const MAX_DIMENSION: usize = 65_535;
+
+/// Queries that pass over the codes together: their candidates must fit in memory.
+const QUERIES_PER_PASS: usize = 1024;
+
+/// Code bytes that make another thread worth waking.
+const BYTES_PER_THREAD: usize = 1 << 20;
+
+/// Rows that one thread codes at a time; a multiple of two blocks.
+const ROWS_PER_JOB: usize = 1024;
+
+/// The place of this kind in index files.
+const KIND: u32 = 0;
+
+/// An exact index of float32 vectors of one dimension.
+#[derive(Debug, Clone)]
+pub struct Flat {
+    metric: Metric,
+    dimension: usize,
+    ids: Ids,
+    /// Row-major; removed rows keep their place until half of the rows are gone.
+    vectors: Vec<f32>,
+    /// Norms of the rows; the cosine alone needs them.
+    norms: Vec<f64>,
+    codes: Vec<Line>,
+    factors: Vec<Factors>,
+    frame: Frame,
+    /// Rows there were when the frame was trained.
+    framed: usize,
+}
+
+/// What to search for.
+pub struct Request<'a> {
+    /// Queries, row-major.
+    pub queries: &'a [f32],
+    /// Answers wanted for each.
+    pub k: usize,
+    /// Threads to use at the most.
+    pub threads: usize,
+    /// Ids that may be answered; None allows all. Unknown ids are passed over.
+    pub allow: Option<&'a [i64]>,
+    /// Asked now and then on the calling thread; true stops the search.
+    pub interrupt: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// Answers, and counts of the work behind them.
+#[derive(Debug, Default, PartialEq)]
+pub struct Answers {
+    /// (queries x k) ids, best first; -1 where there is no answer.
+    pub ids: Vec<i64>,
+    /// (queries x k) scores, higher is better; minus infinity where there is no answer.
+    pub scores: Vec<f32>,
+    /// Rows whose code was scored, over all queries.
+    pub rows_scanned: usize,
+    /// Rows whose vector was read in full, over all queries.
+    pub rows_reread: usize,
+    /// Bytes of codes, factors and vectors read; a pass that serves many queries counts once.
+    pub bytes_read: usize,
+    /// Threads that took part.
+    pub threads: usize,
+}
+
+impl Flat {
+    /// An empty index.
+    pub fn new(dimension: usize, metric: Metric) -> Result<Self> {
+        if !(1..=MAX_DIMENSION).contains(&dimension) {
+            return Err(Error::Invalid(format!("dimension must be from 1 to {MAX_DIMENSION}, got {dimension}")));
+        }
+        Ok(Self {
+            metric,
+            dimension,
+            ids: Ids::default(),
+            vectors: Vec::new(),
+            norms: Vec::new(),
+            codes: Vec::new(),
+            factors: Vec::new(),
+            frame: Frame::identity(metric, dimension),
+            framed: 0,
+        })
+    }
+
+    /// Dimension of the vectors.
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// The metric.
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    /// Vectors that are there.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One above the largest id ever given.
+    pub fn next_id(&self) -> i64 {
+        self.ids.next()
+    }
+
+    /// Ids of the vectors that are there, in insertion order.
+    pub fn ids(&self) -> Vec<i64> {
+        self.ids.live_ids().collect()
+    }
+
+    /// The vectors that are there, row-major, in insertion order.
+    pub fn vectors(&self) -> Vec<f32> {
+        self.live_values().collect()
+    }
+
+    fn live_values(&self) -> impl Iterator<Item = f32> + '_ {
+        let live = (0..self.ids.rows()).filter(|row| self.ids.is_live(*row));
+        live.flat_map(|row| self.vectors[row * self.dimension..(row + 1) * self.dimension].iter().copied())
+    }
+
+    /// Adds vectors (row-major) under the ids given, or under the next ones; all or none of them.
+    pub fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
+        assert_eq!(vectors.len() % self.dimension, 0);
+        let bad = vectors.chunks(self.dimension).position(|row| !row.iter().all(|x| x.is_finite()));
+        if let Some(row) = bad {
+            let what = vectors[row * self.dimension..].iter().find(|x| !x.is_finite()).expect("one of them is not");
+            return Err(Error::Invalid(format!(
+                "vector {row} of this call holds {what}: every number must be finite; nothing was added"
+            )));
+        }
+        let new = self.ids.check_new(vectors.len() / self.dimension, ids)?;
+        let first = self.ids.rows();
+        self.ids.extend(&new);
+        self.vectors.extend_from_slice(vectors);
+        let rows = self.ids.rows();
+        if self.metric == Metric::Cosine {
+            self.norms.resize(rows, 0.0);
+            let jobs = self.norms[first..].chunks_mut(ROWS_PER_JOB).zip(vectors.chunks(ROWS_PER_JOB * self.dimension));
+            each_job(threads, jobs, |(norms, vectors)| {
+                for (norm, row) in norms.iter_mut().zip(vectors.chunks(self.dimension)) {
+                    *norm = (kernels().dot_exact)(row, row).sqrt();
+                }
+            });
+        }
+        let lines = quantize::lines(self.dimension);
+        self.codes.resize(rows * lines, Line::ZERO);
+        self.factors.resize(rows.div_ceil(2 * BLOCK) * 2, Factors::ABSENT);
+        // The mean and the scale of the first rows may not suit the later ones: look again when there are many more.
+        let retrain = self.framed == 0 || rows >= 4 * self.framed;
+        if retrain && rows > 0 {
+            self.frame = Frame::train(self.metric, self.dimension, &self.vectors, &self.norms);
+            self.framed = rows;
+        }
+        self.encode(if retrain { 0 } else { first }, threads);
+        Ok(new)
+    }
+
+    /// Codes the rows from number `first` on.
+    fn encode(&mut self, first: usize, threads: usize) {
+        let first = first / (2 * BLOCK) * (2 * BLOCK);
+        let lines = quantize::lines(self.dimension);
+        let (ids, norms, vectors, frame, dimension) =
+            (&self.ids, &self.norms, &self.vectors, &self.frame, self.dimension);
+        let codes = self.codes[first * lines..].chunks_mut(ROWS_PER_JOB * lines);
+        let jobs = codes.zip(self.factors[first / BLOCK..].chunks_mut(ROWS_PER_JOB / BLOCK)).enumerate();
+        each_job(threads, jobs, |(job, (codes, factors))| {
+            let mut moved = Vec::with_capacity(dimension);
+            for (i, code) in codes.chunks_mut(lines).enumerate() {
+                let row = first + job * ROWS_PER_JOB + i;
+                if ids.is_live(row) {
+                    let vector = &vectors[row * dimension..(row + 1) * dimension];
+                    let norm = norms.get(row).copied();
+                    frame.encode(vector, norm, &mut moved, code, &mut factors[i / BLOCK], i % BLOCK);
+                }
+            }
+        });
+    }
+
+    /// Removes vectors by id; all or none of them. Returns how many were removed.
+    pub fn remove(&mut self, ids: &[i64], threads: usize) -> Result<usize> {
+        let rows = self.ids.remove(ids)?;
+        for &row in &rows {
+            self.factors[row as usize / BLOCK].bias[row as usize % BLOCK] = f32::NEG_INFINITY;
+        }
+        if self.ids.rows() > 2 * self.ids.len() + ROWS_PER_JOB {
+            self.compact(threads);
+        }
+        Ok(rows.len())
+    }
+
+    /// Gives back the room of removed rows.
+    fn compact(&mut self, threads: usize) {
+        let mut fresh = Self::new(self.dimension, self.metric).expect("the dimension was accepted before");
+        fresh.ids.keep_next(self.ids.next());
+        fresh.add(&self.vectors(), Some(&self.ids()), threads).expect("these rows were accepted before");
+        *self = fresh;
+    }
+
+    fn rows<'a>(&'a self, listed: Option<&'a [u32]>) -> Rows<'a> {
+        let lines = quantize::lines(self.dimension);
+        Rows { codes: &self.codes, factors: &self.factors, lines, count: self.ids.rows(), listed }
+    }
+
+    /// The best k rows of every query, exactly.
+    pub fn search(&self, request: &Request) -> Result<Answers> {
+        assert!(request.k >= 1 && request.queries.len().is_multiple_of(self.dimension));
+        let listed = request.allow.map(|ids| {
+            let mut rows: Vec<u32> = ids.iter().filter_map(|id| self.ids.row(*id)).collect();
+            rows.sort_unstable();
+            rows.dedup();
+            rows
+        });
+        let rows = self.rows(listed.as_deref());
+        let mut answers = Answers::default();
+        for queries in request.queries.chunks(QUERIES_PER_PASS * self.dimension) {
+            self.pass(&rows, queries, request, &mut answers)?;
+        }
+        Ok(answers)
+    }
+
+    /// Searches for up to `QUERIES_PER_PASS` queries and appends their answers.
+    fn pass(&self, rows: &Rows, queries: &[f32], request: &Request, answers: &mut Answers) -> Result<()> {
+        let kernels = kernels();
+        let scanned = rows.listed.map_or(self.len(), <[u32]>::len);
+        let count = queries.len() / self.dimension;
+        // More than there are rows cannot be answered; bars and heaps are no larger than needed.
+        let k = request.k.min(scanned.max(1));
+        let codes: Vec<(f64, QueryCode)> = queries
+            .chunks(self.dimension)
+            .map(|query| {
+                let norm = (kernels.dot_exact)(query, query).sqrt();
+                (norm, self.frame.encode_query(query, norm))
+            })
+            .collect();
+        let (norms, codes): (Vec<f64>, Vec<QueryCode>) = codes.into_iter().unzip();
+        let bytes = scanned * (rows.lines * 64 + size_of::<Factors>() / BLOCK);
+        let threads = request.threads.min(1 + count * bytes / BYTES_PER_THREAD).max(1);
+        let candidates = scan::candidates(kernels, rows, &codes, k, threads, request.interrupt);
+        let candidates = candidates.ok_or(Error::Interrupted)?;
+
+        let full = Full { metric: self.metric, dimension: self.dimension, vectors: &self.vectors, norms: &self.norms };
+        let start = answers.ids.len();
+        answers.ids.resize(start + count * request.k, -1);
+        answers.scores.resize(start + count * request.k, f32::NEG_INFINITY);
+        let (reread, looked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let jobs = answers.ids[start..].chunks_mut(request.k).zip(answers.scores[start..].chunks_mut(request.k));
+        each_job(threads.min(count), jobs.enumerate(), |(q, (ids, scores))| {
+            let query = (&queries[q * self.dimension..(q + 1) * self.dimension], norms[q], &codes[q]);
+            let (best, read) = refine::best(kernels, rows, &full, query, &candidates[q], k);
+            for (i, Ranked { rank, row }) in best.into_iter().enumerate() {
+                (ids[i], scores[i]) = (self.ids.of(row), self.metric.score(rank));
+            }
+            reread.fetch_add(read, Ordering::Relaxed);
+            looked.fetch_add(candidates[q].len(), Ordering::Relaxed);
+        });
+        let reread = reread.into_inner();
+        answers.rows_scanned += scanned * count;
+        answers.rows_reread += reread;
+        answers.bytes_read += bytes + looked.into_inner() * rows.lines * 64 + reread * self.dimension * 4;
+        answers.threads = answers.threads.max(threads);
+        Ok(())
+    }
+
+    /// Writes the vectors and their ids to a file. Codes are made again on loading.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let metric = Metric::ALL.iter().position(|metric| *metric == self.metric).expect("every metric is listed");
+        let header = Header {
+            kind: KIND,
+            metric: metric as u32,
+            dimension: self.dimension as u32,
+            rows: self.len() as u64,
+            next_id: self.next_id(),
+        };
+        let mut file = Writer::create(path, header)?;
+        let ids = self.ids();
+        file.section(b"ids     ", ids.len(), ids.into_iter(), i64::to_le_bytes)?;
+        file.section(b"vectors ", self.len() * self.dimension, self.live_values(), f32::to_le_bytes)?;
+        file.finish()
+    }
+
+    /// Reads a file that `save` wrote.
+    pub fn load(path: &Path, threads: usize) -> Result<Self> {
+        let (mut file, header) = Reader::open(path)?;
+        let metric = Metric::ALL.get(header.metric as usize).filter(|_| header.kind == KIND);
+        let metric = *metric.ok_or_else(|| file.corrupt("it holds a kind of index that this version does not know"))?;
+        let mut index = Self::new(header.dimension as usize, metric)?;
+        let rows = usize::try_from(header.rows).map_err(|_| file.corrupt("it holds too many rows"))?;
+        let ids = file.section(b"ids     ", rows, i64::from_le_bytes)?;
+        let vectors = file.section(b"vectors ", rows.saturating_mul(index.dimension), f32::from_le_bytes)?;
+        file.finish()?;
+        index.add(&vectors, Some(&ids), threads)?;
+        index.ids.keep_next(header.next_id);
+        Ok(index)
+    }
+}
+
+/// Gives every job to one of the threads.
+fn each_job<J: Send>(threads: usize, jobs: impl Iterator<Item = J> + Send, work: impl Fn(J) + Sync) {
+    let jobs = Mutex::new(jobs);
+    pool::run(threads, |_| {
+        loop {
+            let job = jobs.lock().expect("taking a job does not panic").next();
+            match job {
+                Some(job) => work(job),
+                None => break,
+            }
+        }
+    });
+}

@@ -1,0 +1,223 @@
+//! First pass of an exact search: every row's interval from its 8-bit code, on all threads.
+//!
+//! A row stays a candidate while the upper end of its interval reaches the *bar*: the k-th largest lower end that any
+//! thread has seen for that query. k rows score at least the bar, so a row below it cannot be among the best k.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nearfield_kernels::quantize::QueryCode;
+use nearfield_kernels::topk::KthLargest;
+use nearfield_kernels::{BLOCK, Factors, GROUP, Kernels, Line};
+
+use crate::pool;
+
+/// From this many queries on, rows are laid out for the tile kernel; below, the scan kernel reads them as they are.
+const PACK_FROM: usize = 5;
+
+/// Bytes of codes in a tile: it stays in the L2 cache while the queries pass over it.
+const TILE_BYTES: usize = 128 << 10;
+
+/// How often the calling thread looks whether it should stop.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// A row that may be among the best, and its dot product with the query's coarse code.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate {
+    pub row: u32,
+    pub dot: i32,
+    pub upper: f32,
+}
+
+/// What is scanned: all rows, or those listed (ascending).
+pub(crate) struct Rows<'a> {
+    pub codes: &'a [Line],
+    pub factors: &'a [Factors],
+    pub lines: usize,
+    pub count: usize,
+    pub listed: Option<&'a [u32]>,
+}
+
+/// The bar of one query, shared by all threads. Floats are kept as integers of the same order.
+struct Bar(AtomicI32);
+
+impl Bar {
+    fn new() -> Self {
+        Self(AtomicI32::new(ordered(KthLargest::LOWEST)))
+    }
+
+    fn get(&self) -> f32 {
+        let bits = self.0.load(Ordering::Relaxed);
+        f32::from_bits((bits ^ (((bits >> 31) as u32) >> 1) as i32) as u32)
+    }
+
+    fn raise(&self, value: f32) {
+        self.0.fetch_max(ordered(value), Ordering::Relaxed);
+    }
+}
+
+fn ordered(value: f32) -> i32 {
+    let bits = value.to_bits() as i32;
+    bits ^ (((bits >> 31) as u32) >> 1) as i32
+}
+
+/// What one thread has found for one query.
+struct Found {
+    kth: KthLargest,
+    candidates: Vec<Candidate>,
+    room: usize,
+}
+
+impl Found {
+    fn new(k: usize) -> Self {
+        Self { kth: KthLargest::new(k), candidates: Vec::new(), room: 4 * k + 1024 }
+    }
+
+    /// Takes in the selected rows of a tile; `row_of` tells a position's row.
+    fn take(
+        &mut self,
+        selected: &[u32],
+        dots: &[i32],
+        factors: &[Factors],
+        query: &QueryCode,
+        bar: &Bar,
+        row_of: impl Fn(u32) -> u32,
+    ) {
+        let mut best = bar.get();
+        for &position in selected {
+            let (at, dot) = (position as usize, dots[position as usize]);
+            let (lower, upper) = query.interval(dot, &factors[at / BLOCK], at % BLOCK);
+            if upper >= best {
+                self.candidates.push(Candidate { row: row_of(position), dot, upper });
+                best = best.max(self.kth.push(lower));
+            }
+        }
+        bar.raise(best);
+        if self.candidates.len() > self.room {
+            let bar = bar.get();
+            self.candidates.retain(|candidate| candidate.upper >= bar);
+            self.room = (2 * self.candidates.len()).max(self.room);
+        }
+    }
+}
+
+/// Candidates of every query, or None where `interrupt` (asked on the calling thread) said to stop.
+pub(crate) fn candidates(
+    kernels: &Kernels,
+    rows: &Rows,
+    queries: &[QueryCode],
+    k: usize,
+    threads: usize,
+    interrupt: &(dyn Fn() -> bool + Sync),
+) -> Option<Vec<Vec<Candidate>>> {
+    let total = rows.listed.map_or(rows.count, <[u32]>::len);
+    let pack = queries.len() >= PACK_FROM;
+    let per_tile = (TILE_BYTES / (rows.lines * 64) / (2 * BLOCK) * (2 * BLOCK)).clamp(2 * BLOCK, 2048);
+    let groups: Vec<Vec<Line>> = queries
+        .chunks(GROUP)
+        .filter(|_| pack)
+        .map(|group| {
+            let codes: Vec<&[Line]> = group.iter().map(|query| query.high.as_slice()).collect();
+            let mut packed = Vec::new();
+            (kernels.pack_queries)(&codes, &mut packed);
+            packed
+        })
+        .collect();
+    let bars: Vec<Bar> = queries.iter().map(|_| Bar::new()).collect();
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let all_found: Mutex<Vec<Vec<Found>>> = Mutex::new(Vec::new());
+    pool::run(threads, |worker| {
+        let mut found: Vec<Found> = queries.iter().map(|_| Found::new(k)).collect();
+        let mut gathered = Gathered::new(rows, per_tile);
+        let mut packed = vec![Line::ZERO; if pack { per_tile * rows.lines * kernels.code_bytes } else { 0 }];
+        let (mut dots, mut selected) = (vec![0; GROUP * per_tile], Vec::with_capacity(per_tile));
+        let mut looked = Instant::now();
+        loop {
+            let start = next.fetch_add(1, Ordering::Relaxed) * per_tile;
+            if start >= total || stop.load(Ordering::Relaxed) {
+                break;
+            }
+            if worker == 0 && looked.elapsed() >= PATIENCE {
+                looked = Instant::now();
+                if interrupt() {
+                    stop.store(true, Ordering::Relaxed);
+                    break;
+                }
+            }
+            let count = per_tile.min(total - start);
+            let (codes, factors) = gathered.load(rows, start, count);
+            let row_of = |position: u32| match rows.listed {
+                Some(list) => list[start + position as usize],
+                None => start as u32 + position,
+            };
+            let mut judge = |q: usize, dots: &[i32], found: &mut Found| {
+                selected.clear();
+                (kernels.select)(dots, factors, &queries[q].coarse, bars[q].get(), &mut selected);
+                if !selected.is_empty() {
+                    found.take(&selected, dots, factors, &queries[q], &bars[q], row_of);
+                }
+            };
+            if pack {
+                (kernels.pack_rows)(codes, rows.lines, &mut packed);
+                for (group, query_codes) in groups.iter().enumerate() {
+                    let first = group * GROUP;
+                    let inside = GROUP.min(queries.len() - first);
+                    (kernels.tile)(&packed, query_codes, rows.lines, inside, &mut dots, per_tile);
+                    for q in 0..inside {
+                        judge(first + q, &dots[q * per_tile..q * per_tile + count], &mut found[first + q]);
+                    }
+                }
+            } else {
+                for (q, query) in queries.iter().enumerate() {
+                    (kernels.scan)(codes, &query.high, &mut dots[..count]);
+                    judge(q, &dots[..count], &mut found[q]);
+                }
+            }
+        }
+        all_found.lock().expect("no thread panics with it").push(found);
+    });
+    if stop.into_inner() {
+        return None;
+    }
+    let mut merged = vec![Vec::new(); queries.len()];
+    for found in all_found.into_inner().expect("no thread panics with it") {
+        for ((into, found), bar) in merged.iter_mut().zip(found).zip(&bars) {
+            let bar = bar.get();
+            into.extend(found.candidates.into_iter().filter(|candidate| candidate.upper >= bar));
+        }
+    }
+    Some(merged)
+}
+
+/// Room for the listed rows of one tile.
+struct Gathered {
+    codes: Vec<Line>,
+    factors: Vec<Factors>,
+}
+
+impl Gathered {
+    fn new(rows: &Rows, per_tile: usize) -> Self {
+        let room = if rows.listed.is_some() { per_tile } else { 0 };
+        Self { codes: vec![Line::ZERO; room * rows.lines], factors: vec![Factors::ABSENT; room / BLOCK] }
+    }
+
+    /// Codes and factors of `count` rows of the scan from number `start` on: a view, or a copy of the listed ones.
+    fn load<'a>(&'a mut self, rows: &Rows<'a>, start: usize, count: usize) -> (&'a [Line], &'a [Factors]) {
+        let Some(list) = rows.listed else {
+            let codes = &rows.codes[start * rows.lines..(start + count) * rows.lines];
+            return (codes, &rows.factors[start / BLOCK..]);
+        };
+        self.factors.fill(Factors::ABSENT);
+        for (i, &row) in list[start..start + count].iter().enumerate() {
+            let from = row as usize * rows.lines;
+            self.codes[i * rows.lines..(i + 1) * rows.lines].copy_from_slice(&rows.codes[from..from + rows.lines]);
+            let (of, to, lane) = (&rows.factors[row as usize / BLOCK], &mut self.factors[i / BLOCK], i % BLOCK);
+            to.scale[lane] = of.scale[row as usize % BLOCK];
+            to.residual[lane] = of.residual[row as usize % BLOCK];
+            to.norm[lane] = of.norm[row as usize % BLOCK];
+            to.bias[lane] = of.bias[row as usize % BLOCK];
+        }
+        (&self.codes[..count * rows.lines], &self.factors)
+    }
+}

@@ -1,0 +1,88 @@
+//! Looks at the CPU once and hands out the fastest kernels it can run.
+//!
+//! `NEARFIELD_SIMD=scalar|avx2|avx512` forces one; [`forced`] says so where that cannot be had.
+
+use std::sync::OnceLock;
+
+use crate::{Factors, Line, Weights, portable};
+
+/// A family of instructions, slowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Whatever the compiler makes of plain loops on the baseline CPU.
+    Scalar,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, VL and VNNI.
+    Avx512,
+}
+
+impl Level {
+    /// Every level, slowest first.
+    pub const ALL: [Level; 3] = [Level::Scalar, Level::Avx2, Level::Avx512];
+
+    /// The name that `NEARFIELD_SIMD` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Scalar => "scalar",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+        }
+    }
+}
+
+/// See [`Kernels::tile`].
+pub type Tile = fn(rows: &[Line], queries: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
+
+/// The kernels of one level. Queries and rows are slices of [`Line`]s, filled up with codes of zero.
+#[derive(Debug)]
+pub struct Kernels {
+    /// The level these belong to.
+    pub level: Level,
+    /// Bytes that a packed code takes, in rows and in queries.
+    pub code_bytes: usize,
+    /// Dot product of two float32 slices of equal length, accumulated in doubled precision and rounded once.
+    pub dot_exact: fn(&[f32], &[f32]) -> f64,
+    /// Squared Euclidean distance of two float32 slices of equal length, likewise.
+    pub l2_exact: fn(&[f32], &[f32]) -> f64,
+    /// Dot product of one row of codes and one query code.
+    pub dot_codes: fn(row: &[Line], query: &[Line]) -> i32,
+    /// Dot products of consecutive rows with one query.
+    pub scan: fn(codes: &[Line], query: &[Line], dots: &mut [i32]),
+    /// Lays whole rows (of `lines` lines) out for `tile`, in blocks of 16; `packed` has room for full blocks.
+    pub pack_rows: fn(codes: &[Line], lines: usize, packed: &mut [Line]),
+    /// Lays up to 12 queries out for `tile`.
+    pub pack_queries: fn(queries: &[&[Line]], packed: &mut Vec<Line>),
+    /// `dots[q * stride + r]` = dot product of packed row r and packed query q, for an even number of row blocks.
+    /// `dots` holds a multiple of four queries.
+    pub tile: Tile,
+    /// Appends the positions whose upper bound reaches the threshold.
+    pub select: fn(dots: &[i32], factors: &[Factors], weights: &Weights, threshold: f32, selected: &mut Vec<u32>),
+}
+
+/// The kernels of every level that this CPU can run, slowest first.
+pub fn available() -> Vec<&'static Kernels> {
+    let mut found = vec![&portable::KERNELS];
+    #[cfg(target_arch = "x86_64")]
+    found.extend(crate::x86::available());
+    found
+}
+
+/// The kernels in use: those that `NEARFIELD_SIMD` names, else the fastest. Decided at the first call.
+pub fn kernels() -> &'static Kernels {
+    static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
+    CHOSEN.get_or_init(|| forced().ok().flatten().unwrap_or_else(|| available().pop().expect("scalar is always there")))
+}
+
+/// The kernels that `NEARFIELD_SIMD` names, None where it is not set, or a sentence why it cannot be had.
+pub fn forced() -> Result<Option<&'static Kernels>, String> {
+    let Some(name) = std::env::var_os("NEARFIELD_SIMD").filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    let available = available();
+    let names: Vec<&str> = available.iter().map(|kernels| kernels.level.name()).collect();
+    let found = available.iter().find(|kernels| *kernels.level.name() == *name).copied();
+    found.map(Some).ok_or_else(|| {
+        format!("NEARFIELD_SIMD is {name:?}, this CPU can run {}: set it to one of these or unset it", names.join(", "))
+    })
+}

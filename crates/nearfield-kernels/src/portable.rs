@@ -1,0 +1,148 @@
+//! The path for every CPU: plain loops over fixed-size arrays, written so that the compiler vectorises them.
+//! The bodies are `inline(always)`: the architecture files compile the same lines again with wider registers.
+
+use crate::dispatch::{Kernels, Level};
+use crate::{BLOCK, Factors, LINE, Line, Weights};
+
+pub(crate) static KERNELS: Kernels = Kernels {
+    level: Level::Scalar,
+    code_bytes: 1,
+    dot_exact: dot_exact::<8>,
+    l2_exact: l2_exact::<8>,
+    dot_codes,
+    scan,
+    pack_rows,
+    pack_queries,
+    tile,
+    select,
+};
+
+/// Running sum of float64 terms in `L` lanes, each with the error it has made so far (TwoSum, Knuth; the doubled
+/// precision of Ogita, Rump and Oishi, "Accurate Sum and Dot Product", 2005).
+struct Accumulator<const L: usize> {
+    high: [f64; L],
+    low: [f64; L],
+}
+
+impl<const L: usize> Accumulator<L> {
+    #[inline(always)]
+    fn new() -> Self {
+        Self { high: [0.0; L], low: [0.0; L] }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, terms: &[f64; L]) {
+        for j in 0..L {
+            let sum = self.high[j] + terms[j];
+            let added = sum - self.high[j];
+            self.low[j] += (self.high[j] - (sum - added)) + (terms[j] - added);
+            self.high[j] = sum;
+        }
+    }
+
+    #[inline(always)]
+    fn finish(self) -> f64 {
+        let mut total = Accumulator::<1>::new();
+        for j in 0..L {
+            total.add(&[self.high[j]]);
+        }
+        for j in 0..L {
+            total.add(&[self.low[j]]);
+        }
+        total.high[0] + total.low[0]
+    }
+}
+
+/// Calls `each` with `L` pairs at a time, widened to float64; the last call is filled up with zeros.
+#[inline(always)]
+fn in_lanes<const L: usize>(x: &[f32], y: &[f32], mut each: impl FnMut(&[f64; L], &[f64; L])) {
+    let (mut a, mut b) = ([0.0; L], [0.0; L]);
+    let (x_lanes, y_lanes) = (x.chunks_exact(L), y.chunks_exact(L));
+    let (x_rest, y_rest) = (x_lanes.remainder(), y_lanes.remainder());
+    for (p, q) in x_lanes.zip(y_lanes) {
+        for j in 0..L {
+            a[j] = f64::from(p[j]);
+            b[j] = f64::from(q[j]);
+        }
+        each(&a, &b);
+    }
+    if !x_rest.is_empty() {
+        (a, b) = ([0.0; L], [0.0; L]);
+        for j in 0..x_rest.len() {
+            a[j] = f64::from(x_rest[j]);
+            b[j] = f64::from(y_rest[j]);
+        }
+        each(&a, &b);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn dot_exact<const L: usize>(x: &[f32], y: &[f32]) -> f64 {
+    assert_eq!(x.len(), y.len());
+    let mut sum = Accumulator::<L>::new();
+    in_lanes::<L>(x, y, |a, b| sum.add(&std::array::from_fn(|j| a[j] * b[j])));
+    sum.finish()
+}
+
+#[inline(always)]
+pub(crate) fn l2_exact<const L: usize>(x: &[f32], y: &[f32]) -> f64 {
+    assert_eq!(x.len(), y.len());
+    let mut sum = Accumulator::<L>::new();
+    in_lanes::<L>(x, y, |a, b| {
+        // (x - y)² itself would round; these three products do not.
+        sum.add(&std::array::from_fn(|j| a[j] * a[j]));
+        sum.add(&std::array::from_fn(|j| -2.0 * a[j] * b[j]));
+        sum.add(&std::array::from_fn(|j| b[j] * b[j]));
+    });
+    sum.finish().max(0.0)
+}
+
+pub(crate) fn dot_codes(row: &[Line], query: &[Line]) -> i32 {
+    assert_eq!(row.len(), query.len());
+    let mut sum = 0;
+    for (r, q) in row.iter().zip(query) {
+        for j in 0..LINE {
+            sum += i32::from(i16::from(r.0[j]) - 128) * i32::from(q.0[j] as i8);
+        }
+    }
+    sum
+}
+
+fn scan(codes: &[Line], query: &[Line], dots: &mut [i32]) {
+    for (row, dot) in codes.chunks_exact(query.len()).zip(dots) {
+        *dot = dot_codes(row, query);
+    }
+}
+
+fn pack_rows(codes: &[Line], _lines: usize, packed: &mut [Line]) {
+    packed[..codes.len()].copy_from_slice(codes);
+}
+
+fn pack_queries(queries: &[&[Line]], packed: &mut Vec<Line>) {
+    packed.clear();
+    for query in queries {
+        packed.extend_from_slice(query);
+    }
+}
+
+fn tile(rows: &[Line], queries: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize) {
+    for q in 0..count {
+        scan(rows, &queries[q * lines..(q + 1) * lines], &mut dots[q * stride..(q + 1) * stride]);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn select(dots: &[i32], factors: &[Factors], weights: &Weights, threshold: f32, selected: &mut Vec<u32>) {
+    for (block, (dots, factors)) in dots.chunks(BLOCK).zip(factors).enumerate() {
+        for lane in 0..dots.len() {
+            let upper = dots[lane] as f32 * (factors.scale[lane] * weights.scale)
+                + factors.residual[lane] * weights.residual
+                + factors.norm[lane] * weights.norm
+                + factors.bias[lane] * weights.bias
+                + weights.constant;
+            if upper >= threshold {
+                selected.push((block * BLOCK + lane) as u32);
+            }
+        }
+    }
+}

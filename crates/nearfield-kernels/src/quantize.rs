@@ -1,0 +1,274 @@
+//! 8-bit codes of vectors, and the interval that provably holds a row's score.
+//!
+//! A [`Frame`] moves every row to the origin and to unit scale, o = sigma (x - centre); for the cosine x is
+//! normalised first. A row is coded as `scale * code + r`, with `code` in [-127, 127] and `scale` fitted so that r is
+//! orthogonal to the code. A query u is coded twice: `step * (high + low / 256) + e`. A scan uses `high` alone, a
+//! second look adds `low`. By Cauchy and Schwarz
+//!
+//! ```text
+//! |<o, u> - <scale code, step high>|  <=  |r| |u|  +  |scale code| |u - step high|
+//! ```
+//!
+//! so the *key* of a row, (<o, u> + bias) / unit, lies in an interval whose ends are known from the codes and a few
+//! floats a row. The key grows with the rank ([`crate::Metric::rank`]): rank = offset + gain * key. For l2,
+//! bias = -|o|² / 2, since |x - q|² = |o|² - 2 <o, u> + |u|² in the frame. Float32 rounding in the key is paid for by
+//! inflating |r|, |scale code|, the bias and the weights; see `INFLATE`.
+
+use crate::{BLOCK, Factors, LINE, Line, Metric, Weights, kernels};
+
+/// Relative inflation of stored bounds: 16 units in the last place of float32, more than the handful of roundings.
+const INFLATE: f64 = 1.0 / 1_048_576.0;
+
+/// Slack in keys for what lies beneath the range of float32; rows are at unit scale.
+const BENEATH: f64 = 1e-28;
+
+/// Rows larger than this (at unit scale) are not coded: every query reads them in full.
+const LARGEST: f64 = 1e15;
+
+/// Lines that a row of `dimension` codes takes.
+pub fn lines(dimension: usize) -> usize {
+    dimension.div_ceil(LINE)
+}
+
+/// Where the codes stand: the mean of the rows, and the power of two that brings them to unit scale.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    metric: Metric,
+    centre: Vec<f32>,
+    sigma: f64,
+}
+
+/// A query in a frame: its codes, and the weights that go with them.
+#[derive(Clone, Debug)]
+pub struct QueryCode {
+    /// The code a scan uses.
+    pub high: Vec<Line>,
+    /// The next eight bits.
+    pub low: Vec<Line>,
+    /// Weights for the dot product with `high`.
+    pub coarse: Weights,
+    /// Weights for 256 * (dot with `high`) + (dot with `low`).
+    fine: Weights,
+    /// Norm of the query over the unit of its keys.
+    length: f64,
+    offset: f64,
+    gain: f64,
+    slack: f64,
+}
+
+impl Frame {
+    /// The frame of no rows: the identity.
+    pub fn identity(metric: Metric, dimension: usize) -> Self {
+        Self { metric, centre: vec![0.0; dimension], sigma: 1.0 }
+    }
+
+    /// The frame of `rows`, row-major; `norms` are theirs (cosine). At most 65,536 rows, evenly spread, are looked at.
+    pub fn train(metric: Metric, dimension: usize, rows: &[f32], norms: &[f64]) -> Self {
+        let count = rows.len() / dimension;
+        let every = count.div_ceil(65_536).max(1);
+        let sample = || (0..count).step_by(every).map(|i| (&rows[i * dimension..(i + 1) * dimension], i));
+        let mut frame = Self::identity(metric, dimension);
+        let mut sum = vec![0.0f64; dimension];
+        for (row, i) in sample() {
+            let factor = frame.normaliser(norms.get(i).copied());
+            for (total, &x) in sum.iter_mut().zip(row) {
+                *total += f64::from(x) * factor;
+            }
+        }
+        let used = sample().count().max(1) as f64;
+        frame.centre = sum.iter().map(|&total| (total / used) as f32).collect();
+        let largest = sample()
+            .map(|(row, i)| frame.moved(row, norms.get(i).copied()).map(|o| o * o).sum::<f64>().sqrt())
+            .fold(0.0, f64::max);
+        if largest > 0.0 {
+            frame.sigma = (-largest.log2().ceil()).exp2();
+        }
+        frame
+    }
+
+    /// What a row is multiplied by before it is moved: 1 / norm for the cosine (0 for a zero row), else 1.
+    fn normaliser(&self, norm: Option<f64>) -> f64 {
+        match (self.metric, norm) {
+            (Metric::Cosine, Some(norm)) if norm > 0.0 => 1.0 / norm,
+            (Metric::Cosine, _) => 0.0,
+            _ => 1.0,
+        }
+    }
+
+    fn moved<'a>(&'a self, row: &'a [f32], norm: Option<f64>) -> impl Iterator<Item = f64> + 'a {
+        let factor = self.normaliser(norm);
+        row.iter().zip(&self.centre).map(move |(&x, &c)| (f64::from(x) * factor - f64::from(c)) * self.sigma)
+    }
+
+    /// Codes one row into `codes` and into place `lane` of `factors`. `moved` is scratch space.
+    pub fn encode(
+        &self,
+        row: &[f32],
+        norm: Option<f64>,
+        moved: &mut Vec<f64>,
+        codes: &mut [Line],
+        factors: &mut Factors,
+        lane: usize,
+    ) {
+        moved.clear();
+        moved.extend(self.moved(row, norm));
+        codes.fill(Line::ZERO);
+        let mut largest = 0.0f64;
+        let mut square = 0.0;
+        for &o in moved.iter() {
+            largest = largest.max(o.abs());
+            square += o * o;
+        }
+        if square.is_nan() || square.sqrt() >= LARGEST {
+            (factors.scale[lane], factors.norm[lane], factors.bias[lane]) = (0.0, 0.0, 0.0);
+            factors.residual[lane] = f32::INFINITY;
+            return;
+        }
+        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        let (mut along, mut length) = (0.0, 0.0);
+        for (line, part) in codes.iter_mut().zip(moved.chunks(LINE)) {
+            for (code, &o) in line.0.iter_mut().zip(part) {
+                let c = if inverse.is_finite() { (o * inverse).round_ties_even().clamp(-127.0, 127.0) } else { 0.0 };
+                *code = (c + 128.0) as u8;
+                along += o * c;
+                length += c * c;
+            }
+        }
+        let scale = if length > 0.0 { (along / length) as f32 } else { 0.0 };
+        let mut missed = 0.0;
+        for (line, part) in codes.iter().zip(moved.chunks(LINE)) {
+            for (&code, &o) in line.0.iter().zip(part) {
+                let r = o - f64::from(scale) * (f64::from(code) - 128.0);
+                missed += r * r;
+            }
+        }
+        factors.scale[lane] = scale;
+        factors.residual[lane] = above(missed.sqrt());
+        factors.norm[lane] = above(f64::from(scale).abs() * length.sqrt());
+        factors.bias[lane] = match self.metric {
+            Metric::L2 => (-square / 2.0 * (1.0 - INFLATE)) as f32,
+            _ => 0.0,
+        };
+    }
+
+    /// Codes a query of norm `norm` (which may be zero).
+    pub fn encode_query(&self, query: &[f32], norm: f64) -> QueryCode {
+        let centre_norm = self.centre.iter().map(|&c| f64::from(c) * f64::from(c)).sum::<f64>().sqrt();
+        let (u, offset, gain, magnitude): (Vec<f64>, f64, f64, f64) = match self.metric {
+            Metric::Cosine | Metric::Dot => {
+                let inverse = if norm > 0.0 { 1.0 / norm } else { 0.0 };
+                let length = if self.metric == Metric::Dot { norm } else { 1.0 };
+                let u = query.iter().map(|&q| f64::from(q) * inverse).collect();
+                let offset = (kernels().dot_exact)(query, &self.centre) * inverse * length;
+                (u, offset, length / self.sigma, (centre_norm + 1.0) * length)
+            }
+            Metric::L2 => {
+                let u: Vec<f64> =
+                    query.iter().zip(&self.centre).map(|(&q, &c)| (f64::from(q) - f64::from(c)) * self.sigma).collect();
+                let square = u.iter().map(|x| x * x).sum::<f64>() / (self.sigma * self.sigma);
+                (u, -square, 2.0 / (self.sigma * self.sigma), square + (norm + centre_norm).powi(2))
+            }
+        };
+        // Queries far away are brought to unit length, or their keys would leave the range of float32.
+        let length = u.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let unit = if self.metric == Metric::L2 { length.max(1.0) } else { 1.0 };
+        QueryCode::new(u.iter().map(|x| x / unit).collect(), unit, self.metric, offset, gain * unit, magnitude)
+    }
+}
+
+impl QueryCode {
+    fn new(u: Vec<f64>, unit: f64, metric: Metric, offset: f64, gain: f64, magnitude: f64) -> Self {
+        let length = u.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let largest = u.iter().fold(0.0f64, |a, x| a.max(x.abs()));
+        // 16 bits: 256 * high + low, with both in the range of int8.
+        let step = (largest / 32_512.0) as f32;
+        let inverse = if step > 0.0 { 1.0 / f64::from(step) } else { 0.0 };
+        let mut code = Self {
+            high: vec![Line([0; LINE]); lines(u.len())],
+            low: vec![Line([0; LINE]); lines(u.len())],
+            ..Self::empty()
+        };
+        let (mut coarse, mut fine) = (0.0, 0.0);
+        for (j, &x) in u.iter().enumerate() {
+            let whole = (x * inverse).round_ties_even().clamp(-32_512.0, 32_512.0) as i32;
+            let high = ((whole + 128) >> 8).clamp(-127, 127);
+            let low = (whole - 256 * high).clamp(-128, 127);
+            code.high[j / LINE].0[j % LINE] = high as i8 as u8;
+            code.low[j / LINE].0[j % LINE] = low as i8 as u8;
+            let step = f64::from(step);
+            coarse += (x - step * 256.0 * f64::from(high)).powi(2);
+            fine += (x - step * f64::from(256 * high + low)).powi(2);
+        }
+        // The offset and the rank itself are float64 sums: their rounding is this slack, in ranks.
+        code.slack = 1e-13 * magnitude;
+        code.offset = offset;
+        code.gain = gain;
+        code.length = length;
+        let rounding = INFLATE * length;
+        let cosine = if metric == Metric::Cosine { 1e-14 * gain.recip().max(1.0) } else { 0.0 };
+        let weights = |scale: f32, missed: f64| Weights {
+            scale,
+            residual: above(length).max(1e-30),
+            norm: above(missed.sqrt() + rounding),
+            bias: ((1.0 / unit) as f32).max(1e-30),
+            constant: above(BENEATH + cosine),
+        };
+        code.coarse = weights(step * 256.0, coarse);
+        code.fine = weights(step, fine);
+        code
+    }
+
+    fn empty() -> Self {
+        let weights = Weights::default();
+        let (length, offset, gain, slack) = (0.0, 0.0, 0.0, 0.0);
+        Self { high: Vec::new(), low: Vec::new(), coarse: weights, fine: weights, length, offset, gain, slack }
+    }
+
+    /// The interval of the key of a row, from its dot product with `high`.
+    pub fn interval(&self, dot: i32, factors: &Factors, lane: usize) -> (f32, f32) {
+        let half = f64::from(factors.residual[lane]) * f64::from(self.coarse.residual);
+        self.ends(f64::from(dot) * f64::from(self.coarse.scale), half, &self.coarse, factors, lane)
+    }
+
+    /// The tighter interval, from the dot products with `high` and `low`. The residual is orthogonal to the row's
+    /// code, so only the part of the query orthogonal to it meets the residual.
+    pub fn fine_interval(&self, high: i32, low: i32, factors: &Factors, lane: usize) -> (f32, f32) {
+        let dot = (256 * i64::from(high) + i64::from(low)) as f64 * f64::from(self.fine.scale);
+        let norm = f64::from(factors.norm[lane]);
+        let along = if norm > 0.0 { (dot * f64::from(factors.scale[lane]) / norm).abs() } else { 0.0 };
+        let along = (along - f64::from(self.fine.norm) - INFLATE * self.length).max(0.0);
+        let across = (self.length * self.length - along * along).max(0.0).sqrt() + INFLATE * self.length + 1e-30;
+        let half = f64::from(factors.residual[lane]) * across;
+        self.ends(dot, half, &self.fine, factors, lane)
+    }
+
+    fn ends(&self, dot: f64, half: f64, weights: &Weights, factors: &Factors, lane: usize) -> (f32, f32) {
+        let bias = f64::from(factors.bias[lane]) * f64::from(weights.bias);
+        let middle = dot * f64::from(factors.scale[lane]) + bias;
+        let half = half + f64::from(factors.norm[lane]) * f64::from(weights.norm) + f64::from(weights.constant);
+        // The bias was inflated upwards only, so the lower end gives twice as much back.
+        let (low, high) = (middle - half + 2.0 * INFLATE * bias, middle + half);
+        ((low - INFLATE * low.abs()) as f32, (high + INFLATE * high.abs()) as f32)
+    }
+
+    /// The highest rank that a row with this upper end of its key can have.
+    pub fn highest_rank(&self, upper: f32) -> f64 {
+        self.offset + self.gain * f64::from(upper) + self.slack
+    }
+
+    /// The lowest rank that a row with this lower end of its key can have.
+    pub fn lowest_rank(&self, lower: f32) -> f64 {
+        self.offset + self.gain * f64::from(lower) - self.slack
+    }
+}
+
+/// The next float32 not below `x`, with room for a few roundings.
+fn above(x: f64) -> f32 {
+    let rounded = (x * (1.0 + INFLATE)) as f32;
+    if x > 0.0 { rounded.max(f32::MIN_POSITIVE) } else { rounded }
+}
+
+/// Factors for `rows` rows, none of them there yet. An even number of blocks, as the tile kernel wants it.
+pub fn absent(rows: usize) -> Vec<Factors> {
+    vec![Factors::ABSENT; rows.div_ceil(2 * BLOCK) * 2]
+}

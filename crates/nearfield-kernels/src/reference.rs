@@ -1,0 +1,62 @@
+//! Slow and obvious: what every kernel must equal. Nothing here is called outside tests.
+
+use crate::{BLOCK, Factors, Weights};
+
+/// Sum of `terms`, rounded once, by keeping the sum as non-overlapping parts.
+/// Shewchuk, "Adaptive Precision Floating-Point Arithmetic", 1997 (the algorithm of Python's `math.fsum`).
+pub fn exact_sum(terms: impl IntoIterator<Item = f64>) -> f64 {
+    let mut parts: Vec<f64> = Vec::new();
+    for mut x in terms {
+        let mut kept = 0;
+        for i in 0..parts.len() {
+            let (big, small) = if x.abs() < parts[i].abs() { (parts[i], x) } else { (x, parts[i]) };
+            let sum = big + small;
+            let error = small - (sum - big);
+            if error != 0.0 {
+                parts[kept] = error;
+                kept += 1;
+            }
+            x = sum;
+        }
+        parts.truncate(kept);
+        parts.push(x);
+    }
+    // Adding from the smallest part up rounds once, but for a tie that the next lower part would have broken.
+    parts.iter().sum()
+}
+
+/// Dot product; products of two float32 are exact in float64.
+pub fn dot(x: &[f32], y: &[f32]) -> f64 {
+    exact_sum(x.iter().zip(y).map(|(&a, &b)| f64::from(a) * f64::from(b)))
+}
+
+/// Squared Euclidean distance, as the exact sum of x² - 2xy + y².
+pub fn l2(x: &[f32], y: &[f32]) -> f64 {
+    exact_sum(x.iter().zip(y).flat_map(|(&a, &b)| {
+        let (a, b) = (f64::from(a), f64::from(b));
+        [a * a, -2.0 * a * b, b * b]
+    }))
+}
+
+/// Dot product of a row of codes (stored with 128 added) and a query code.
+pub fn dot_codes(row: &[u8], query: &[i8]) -> i32 {
+    row.iter().zip(query).map(|(&u, &q)| (i32::from(u) - 128) * i32::from(q)).sum()
+}
+
+/// Upper end of the interval of a row's key.
+pub fn upper(dot: i32, factors: &Factors, lane: usize, weights: &Weights) -> f64 {
+    let (scale, residual) = (f64::from(factors.scale[lane]), f64::from(factors.residual[lane]));
+    f64::from(dot) * scale * f64::from(weights.scale)
+        + residual * f64::from(weights.residual)
+        + f64::from(factors.norm[lane]) * f64::from(weights.norm)
+        + f64::from(factors.bias[lane]) * f64::from(weights.bias)
+        + f64::from(weights.constant)
+}
+
+/// Positions whose upper end reaches the threshold.
+pub fn select(dots: &[i32], factors: &[Factors], weights: &Weights, threshold: f32) -> Vec<u32> {
+    (0..dots.len())
+        .filter(|&i| upper(dots[i], &factors[i / BLOCK], i % BLOCK, weights) >= f64::from(threshold))
+        .map(|i| i as u32)
+        .collect()
+}

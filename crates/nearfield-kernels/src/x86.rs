@@ -1,0 +1,410 @@
+//! x86-64: AVX2, and AVX-512 with VNNI. The only SIMD by hand, and the only unsafe code of this crate.
+
+use std::arch::x86_64::*;
+
+use crate::dispatch::{Kernels, Level};
+use crate::{BLOCK, Factors, GROUP, LINE, Line, Weights, portable};
+
+/// Those this CPU can run, slowest first.
+pub(crate) fn available() -> impl Iterator<Item = &'static Kernels> {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = avx2
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni");
+    [(avx2, &AVX2), (avx512, &AVX512)].into_iter().filter(|(present, _)| *present).map(|(_, kernels)| kernels)
+}
+
+/// Safe entries to functions that need CPU features. They are reachable only through the tables below, and
+/// `available` hands a table out only where the CPU has all of its features.
+macro_rules! entries {
+    ($($entry:ident => $inner:path, ($($argument:ident: $kind:ty),*) $(-> $result:ty)?;)*) => {$(
+        fn $entry($($argument: $kind),*) $(-> $result)? {
+            // SAFETY: `available` has seen every feature that the function is compiled for.
+            unsafe { $inner($($argument),*) }
+        }
+    )*};
+}
+
+mod avx2 {
+    use super::*;
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn dot_exact(x: &[f32], y: &[f32]) -> f64 {
+        portable::dot_exact::<16>(x, y)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn l2_exact(x: &[f32], y: &[f32]) -> f64 {
+        portable::l2_exact::<16>(x, y)
+    }
+
+    /// Sixteen codes, widened to 16 bits and with the 128 taken off again.
+    #[target_feature(enable = "avx2")]
+    fn widen(codes: __m128i) -> __m256i {
+        _mm256_sub_epi16(_mm256_cvtepu8_epi16(codes), _mm256_set1_epi16(128))
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub fn dot_codes(row: &[Line], query: &[Line]) -> i32 {
+        assert_eq!(row.len(), query.len());
+        let mut sum = _mm256_setzero_si256();
+        for (r, q) in row.iter().zip(query) {
+            for j in (0..LINE).step_by(16) {
+                // SAFETY: j + 16 <= 64, inside both lines.
+                let (codes, q) = unsafe {
+                    (_mm_loadu_si128(r.0.as_ptr().add(j).cast()), _mm_loadu_si128(q.0.as_ptr().add(j).cast()))
+                };
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(widen(codes), _mm256_cvtepi8_epi16(q)));
+            }
+        }
+        let half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+        let quarter = _mm_add_epi32(half, _mm_shuffle_epi32::<0b01_00_11_10>(half));
+        _mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32::<0b10_11_00_01>(quarter)))
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub fn scan(codes: &[Line], query: &[Line], dots: &mut [i32]) {
+        for (row, dot) in codes.chunks_exact(query.len()).zip(dots) {
+            *dot = dot_codes(row, query);
+        }
+    }
+
+    /// A block: for every two dimensions, 16 rows x 2 codes of 16 bits.
+    pub fn pack_rows(codes: &[Line], lines: usize, packed: &mut [Line]) {
+        for (r, row) in codes.chunks_exact(lines).enumerate() {
+            let block = &mut packed[r / BLOCK * BLOCK * lines * 2..][..BLOCK * lines * 2];
+            let lane = r % BLOCK * 4;
+            for (line, out) in row.iter().zip(block.chunks_exact_mut(LINE / 2)) {
+                for (pair, out) in line.0.chunks_exact(2).zip(out) {
+                    for (code, bytes) in pair.iter().zip(out.0[lane..lane + 4].chunks_exact_mut(2)) {
+                        bytes.copy_from_slice(&(i16::from(*code) - 128).to_le_bytes());
+                    }
+                }
+            }
+        }
+    }
+
+    /// For every two dimensions: 2 codes of 16 bits of every query, which are filled up to a multiple of four.
+    pub fn pack_queries(queries: &[&[Line]], packed: &mut Vec<Line>) {
+        super::pack_queries(queries, packed, 2, |code| i16::from(code as i8).to_le_bytes());
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub fn tile(rows: &[Line], queries: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize) {
+        let (pairs, width) = (lines * LINE / 2, super::padded(count));
+        let blocks = rows.len() / (BLOCK * lines * 2);
+        assert!(queries.len() * LINE >= pairs * width * 4 && stride >= blocks * BLOCK && dots.len() >= width * stride);
+        for block in 0..blocks {
+            for first in (0..width).step_by(4) {
+                let mut sums = [[_mm256_setzero_si256(); 2]; 4];
+                for pair in 0..pairs {
+                    // SAFETY: a block has `pairs` lines of rows; the queries have `pairs` x `width` places of four
+                    // bytes (asserted above) and first + 4 <= width.
+                    let (low, high, query) = unsafe {
+                        let at = rows.as_ptr().add(block * pairs + pair).cast::<__m256i>();
+                        let query = queries.as_ptr().cast::<i32>().add(pair * width + first);
+                        (_mm256_load_si256(at), _mm256_load_si256(at.add(1)), query)
+                    };
+                    for q in 0..4 {
+                        // SAFETY: as above.
+                        let query = _mm256_set1_epi32(unsafe { *query.add(q) });
+                        sums[q][0] = _mm256_add_epi32(sums[q][0], _mm256_madd_epi16(low, query));
+                        sums[q][1] = _mm256_add_epi32(sums[q][1], _mm256_madd_epi16(high, query));
+                    }
+                }
+                for q in 0..4 {
+                    // SAFETY: (first + q) * stride + 16 * block + 16 <= width * stride <= dots.len(), asserted above.
+                    unsafe {
+                        let at = dots.as_mut_ptr().add((first + q) * stride + block * BLOCK);
+                        _mm256_storeu_si256(at.cast(), sums[q][0]);
+                        _mm256_storeu_si256(at.add(8).cast(), sums[q][1]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn select(dots: &[i32], factors: &[Factors], weights: &Weights, threshold: f32, selected: &mut Vec<u32>) {
+        portable::select(dots, factors, weights, threshold, selected);
+    }
+}
+
+mod avx512 {
+    use super::*;
+
+    #[target_feature(enable = "avx512f,avx512vl,fma")]
+    pub fn dot_exact(x: &[f32], y: &[f32]) -> f64 {
+        portable::dot_exact::<16>(x, y)
+    }
+
+    #[target_feature(enable = "avx512f,avx512vl,fma")]
+    pub fn l2_exact(x: &[f32], y: &[f32]) -> f64 {
+        portable::l2_exact::<16>(x, y)
+    }
+
+    /// VPDPBUSD multiplies unsigned by signed bytes. Rows are stored with 128 added, so the product is too large by
+    /// 128 times the sum of the query, which is the same for every row.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn surplus(query: &[Line]) -> i32 {
+        let mut sum = _mm512_setzero_si512();
+        for line in query {
+            // SAFETY: a line is 64 bytes on a boundary of 64.
+            let q = unsafe { _mm512_load_si512(line.0.as_ptr().cast()) };
+            sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), q);
+        }
+        128 * _mm512_reduce_add_epi32(sum)
+    }
+
+    /// Dot products of `N` rows with one query, surplus included.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn rows<const N: usize>(codes: &[Line], query: &[Line]) -> [__m512i; N] {
+        let lines = query.len();
+        assert!(codes.len() >= N * lines);
+        let mut sums = [_mm512_setzero_si512(); N];
+        for (i, line) in query.iter().enumerate() {
+            // SAFETY: lines are 64 bytes on a boundary of 64; row r, line i is inside `codes` (asserted above).
+            unsafe {
+                let q = _mm512_load_si512(line.0.as_ptr().cast());
+                for r in 0..N {
+                    let row = _mm512_load_si512(codes.as_ptr().add(r * lines + i).cast());
+                    sums[r] = _mm512_dpbusd_epi32(sums[r], row, q);
+                }
+            }
+        }
+        sums
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    pub fn dot_codes(row: &[Line], query: &[Line]) -> i32 {
+        assert_eq!(row.len(), query.len());
+        _mm512_reduce_add_epi32(rows::<1>(row, query)[0]).wrapping_sub(surplus(query))
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    pub fn scan(codes: &[Line], query: &[Line], dots: &mut [i32]) {
+        let (lines, surplus) = (query.len(), surplus(query));
+        let mut fours = dots.chunks_exact_mut(4);
+        let mut row = 0;
+        for dots in fours.by_ref() {
+            // The last step from four registers to four sums is shared.
+            let sums = rows::<4>(&codes[row * lines..], query);
+            let half = |s: __m512i| _mm256_add_epi32(_mm512_castsi512_si256(s), _mm512_extracti64x4_epi64::<1>(s));
+            let pairs = _mm256_hadd_epi32(
+                _mm256_hadd_epi32(half(sums[0]), half(sums[1])),
+                _mm256_hadd_epi32(half(sums[2]), half(sums[3])),
+            );
+            let four = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+            // SAFETY: `dots` is four sums long.
+            unsafe { _mm_storeu_si128(dots.as_mut_ptr().cast(), _mm_sub_epi32(four, _mm_set1_epi32(surplus))) };
+            row += 4;
+        }
+        for dot in fours.into_remainder() {
+            let sum = _mm512_reduce_add_epi32(rows::<1>(&codes[row * lines..], query)[0]);
+            *dot = sum.wrapping_sub(surplus);
+            row += 1;
+        }
+    }
+
+    /// A block: for every four dimensions, 16 rows x 4 codes: one register.
+    #[target_feature(enable = "avx512f")]
+    pub fn pack_rows(codes: &[Line], lines: usize, packed: &mut [Line]) {
+        let count = codes.len() / lines;
+        assert!(packed.len() >= count.div_ceil(BLOCK) * BLOCK * lines);
+        for first in (0..count).step_by(BLOCK) {
+            let (codes, packed) = (&codes[first * lines..], &mut packed[first * lines..]);
+            for i in 0..lines {
+                let mut square = [_mm512_setzero_si512(); BLOCK];
+                for (r, row) in square.iter_mut().enumerate().take(count - first) {
+                    // SAFETY: lines are 64 bytes on a boundary of 64; the index is checked.
+                    *row = unsafe { _mm512_load_si512(codes[r * lines + i].0.as_ptr().cast()) };
+                }
+                for (out, column) in packed[i * BLOCK..(i + 1) * BLOCK].iter_mut().zip(transposed(square)) {
+                    // SAFETY: a line is 64 bytes on a boundary of 64.
+                    unsafe { _mm512_store_si512(out.0.as_mut_ptr().cast(), column) };
+                }
+            }
+        }
+    }
+
+    /// A square of 16 x 16 32-bit words, rows for columns.
+    #[target_feature(enable = "avx512f")]
+    fn transposed(r: [__m512i; 16]) -> [__m512i; 16] {
+        let (mut a, mut b, mut c, mut d) = (r, r, r, r);
+        for i in 0..8 {
+            a[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+            a[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+        }
+        for i in 0..4 {
+            for half in 0..2 {
+                let (x, y) = (a[4 * i + half], a[4 * i + half + 2]);
+                b[4 * i + 2 * half] = _mm512_unpacklo_epi64(x, y);
+                b[4 * i + 2 * half + 1] = _mm512_unpackhi_epi64(x, y);
+            }
+        }
+        for j in 0..4 {
+            for i in 0..2 {
+                let (x, y) = (b[8 * i + j], b[8 * i + 4 + j]);
+                c[8 * i + j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(x, y);
+                c[8 * i + 4 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(x, y);
+            }
+        }
+        for j in 0..8 {
+            d[j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(c[j], c[8 + j]);
+            d[8 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(c[j], c[8 + j]);
+        }
+        d
+    }
+
+    /// For every four dimensions: 4 codes of every query, which are filled up to a multiple of four.
+    pub fn pack_queries(queries: &[&[Line]], packed: &mut Vec<Line>) {
+        super::pack_queries(queries, packed, 4, |code| [code]);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    pub fn tile(rows: &[Line], queries: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize) {
+        match super::padded(count) {
+            4 => tile_of::<4>(rows, queries, lines, dots, stride),
+            8 => tile_of::<8>(rows, queries, lines, dots, stride),
+            _ => tile_of::<12>(rows, queries, lines, dots, stride),
+        }
+    }
+
+    /// Two blocks x Q queries stay in registers: 24 sums of 32 registers for twelve queries.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn tile_of<const Q: usize>(rows: &[Line], queries: &[Line], lines: usize, dots: &mut [i32], stride: usize) {
+        let (fours, blocks) = (lines * LINE / 4, rows.len() / (BLOCK * lines));
+        assert!(queries.len() * LINE >= fours * Q * 4 && stride >= blocks * BLOCK && dots.len() >= Q * stride);
+        let mut start = [_mm512_setzero_si512(); Q];
+        for four in 0..fours {
+            for q in 0..Q {
+                // SAFETY: the queries have `fours` x Q places of four bytes (asserted above).
+                let query = unsafe { *queries.as_ptr().cast::<i32>().add(four * Q + q) };
+                start[q] = _mm512_dpbusd_epi32(start[q], _mm512_set1_epi8(-128), _mm512_set1_epi32(query));
+            }
+        }
+        for q in 0..Q {
+            start[q] = _mm512_sub_epi32(_mm512_setzero_si512(), start[q]);
+        }
+        for pair in (0..blocks & !1).step_by(2) {
+            let mut sums = [[_mm512_setzero_si512(); 2]; Q];
+            for q in 0..Q {
+                sums[q] = [start[q]; 2];
+            }
+            // SAFETY: blocks `pair` and `pair + 1` are inside `rows`, each `fours` lines long; queries as above.
+            unsafe {
+                let mut at = rows.as_ptr().add(pair * fours).cast::<__m512i>();
+                let mut query = queries.as_ptr().cast::<i32>();
+                for _ in 0..fours {
+                    let (first, second) = (_mm512_load_si512(at), _mm512_load_si512(at.add(fours)));
+                    for q in 0..Q {
+                        let query = _mm512_set1_epi32(*query.add(q));
+                        sums[q][0] = _mm512_dpbusd_epi32(sums[q][0], first, query);
+                        sums[q][1] = _mm512_dpbusd_epi32(sums[q][1], second, query);
+                    }
+                    at = at.add(1);
+                    query = query.add(Q);
+                }
+            }
+            for q in 0..Q {
+                // SAFETY: q * stride + 16 * pair + 32 <= Q * stride <= dots.len(), asserted above.
+                unsafe {
+                    let at = dots.as_mut_ptr().add(q * stride + pair * BLOCK);
+                    _mm512_storeu_si512(at.cast(), sums[q][0]);
+                    _mm512_storeu_si512(at.add(BLOCK).cast(), sums[q][1]);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub fn select(dots: &[i32], factors: &[Factors], weights: &Weights, threshold: f32, selected: &mut Vec<u32>) {
+        let whole = dots.len() / BLOCK;
+        let (scale, residual) = (_mm512_set1_ps(weights.scale), _mm512_set1_ps(weights.residual));
+        let (norm, bias) = (_mm512_set1_ps(weights.norm), _mm512_set1_ps(weights.bias));
+        let (constant, bar) = (_mm512_set1_ps(weights.constant), _mm512_set1_ps(threshold));
+        for (block, factors) in factors[..whole].iter().enumerate() {
+            // SAFETY: block < whole, so 16 sums are inside `dots`; a factor array is 16 floats on a boundary of 64.
+            let mut mask = unsafe {
+                let dot = _mm512_cvtepi32_ps(_mm512_loadu_si512(dots.as_ptr().add(block * BLOCK).cast()));
+                let mut upper = _mm512_fmadd_ps(_mm512_load_ps(factors.bias.as_ptr()), bias, constant);
+                upper = _mm512_fmadd_ps(_mm512_load_ps(factors.norm.as_ptr()), norm, upper);
+                upper = _mm512_fmadd_ps(_mm512_load_ps(factors.residual.as_ptr()), residual, upper);
+                upper = _mm512_fmadd_ps(dot, _mm512_mul_ps(_mm512_load_ps(factors.scale.as_ptr()), scale), upper);
+                _mm512_cmp_ps_mask::<_CMP_GE_OQ>(upper, bar)
+            };
+            while mask != 0 {
+                selected.push((block * BLOCK) as u32 + mask.trailing_zeros());
+                mask &= mask - 1;
+            }
+        }
+        let rest = selected.len();
+        portable::select(&dots[whole * BLOCK..], &factors[whole..], weights, threshold, selected);
+        for position in &mut selected[rest..] {
+            *position += (whole * BLOCK) as u32;
+        }
+    }
+}
+
+/// Queries that the tile kernel computes for `count`: the next multiple of four.
+fn padded(count: usize) -> usize {
+    assert!((1..=GROUP).contains(&count));
+    count.next_multiple_of(4)
+}
+
+/// Interleaves queries: for every `step` dimensions, that many codes of each query, zeros for those not there.
+fn pack_queries<const B: usize>(queries: &[&[Line]], packed: &mut Vec<Line>, step: usize, code: fn(u8) -> [u8; B]) {
+    let (width, lines) = (padded(queries.len()), queries[0].len());
+    packed.clear();
+    packed.resize(lines * width * B, Line([0; LINE]));
+    for (q, query) in queries.iter().enumerate() {
+        for (j, &byte) in query.iter().flat_map(|line| &line.0).enumerate() {
+            let at = ((j / step * width + q) * step + j % step) * B;
+            packed[at / LINE].0[at % LINE..at % LINE + B].copy_from_slice(&code(byte));
+        }
+    }
+}
+
+entries! {
+    avx2_dot_exact => avx2::dot_exact, (x: &[f32], y: &[f32]) -> f64;
+    avx2_l2_exact => avx2::l2_exact, (x: &[f32], y: &[f32]) -> f64;
+    avx2_dot_codes => avx2::dot_codes, (row: &[Line], query: &[Line]) -> i32;
+    avx2_scan => avx2::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
+    avx2_tile => avx2::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
+    avx2_select => avx2::select, (dots: &[i32], f: &[Factors], w: &Weights, threshold: f32, out: &mut Vec<u32>);
+    avx512_dot_exact => avx512::dot_exact, (x: &[f32], y: &[f32]) -> f64;
+    avx512_l2_exact => avx512::l2_exact, (x: &[f32], y: &[f32]) -> f64;
+    avx512_dot_codes => avx512::dot_codes, (row: &[Line], query: &[Line]) -> i32;
+    avx512_scan => avx512::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
+    avx512_pack_rows => avx512::pack_rows, (codes: &[Line], lines: usize, packed: &mut [Line]);
+    avx512_tile => avx512::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
+    avx512_select => avx512::select, (dots: &[i32], f: &[Factors], w: &Weights, threshold: f32, out: &mut Vec<u32>);
+}
+
+static AVX2: Kernels = Kernels {
+    level: Level::Avx2,
+    code_bytes: 2,
+    dot_exact: avx2_dot_exact,
+    l2_exact: avx2_l2_exact,
+    dot_codes: avx2_dot_codes,
+    scan: avx2_scan,
+    pack_rows: avx2::pack_rows,
+    pack_queries: avx2::pack_queries,
+    tile: avx2_tile,
+    select: avx2_select,
+};
+
+static AVX512: Kernels = Kernels {
+    level: Level::Avx512,
+    code_bytes: 1,
+    dot_exact: avx512_dot_exact,
+    l2_exact: avx512_l2_exact,
+    dot_codes: avx512_dot_codes,
+    scan: avx512_scan,
+    pack_rows: avx512_pack_rows,
+    pack_queries: avx512::pack_queries,
+    tile: avx512_tile,
+    select: avx512_select,
+};

@@ -1,0 +1,238 @@
+//! Every level of kernels against the slow reference: odd sizes, unaligned slices, extreme values.
+#![allow(missing_docs)]
+
+use nearfield_kernels::quantize::{Frame, absent, lines};
+use nearfield_kernels::{BLOCK, GROUP, Kernels, LINE, Line, Metric, dispatch, reference};
+
+/// A small generator of repeatable numbers (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.float()).collect()
+    }
+
+    /// Codes: every byte value a kernel may meet, the ends of the range often.
+    fn codes(&mut self, count: usize, offset: i32) -> Vec<Line> {
+        let mut code = || match self.next() % 4 {
+            0 => (127 + offset) as u8,
+            1 => (-127 + offset) as u8,
+            _ => ((self.next() % 255) as i32 - 127 + offset) as u8,
+        };
+        (0..count).map(|_| Line(std::array::from_fn(|_| code()))).collect()
+    }
+}
+
+fn sizes() -> impl Iterator<Item = usize> {
+    (1..=130).chain([384, 768, 1536])
+}
+
+fn every_level(mut check: impl FnMut(&Kernels)) {
+    for kernels in dispatch::available() {
+        check(kernels);
+    }
+}
+
+fn bytes(lines: &[Line]) -> Vec<u8> {
+    lines.iter().flat_map(|line| line.0).collect()
+}
+
+fn expected(row: &[Line], query: &[Line]) -> i32 {
+    let query: Vec<i8> = bytes(query).into_iter().map(|byte| byte as i8).collect();
+    reference::dot_codes(&bytes(row), &query)
+}
+
+#[test]
+fn exact_sums_are_rounded_once_on_every_level() {
+    let mut random = Random(1);
+    for size in sizes() {
+        for spread in [0, 20, 60] {
+            // One element more than needed: the slices start off the boundary of their allocation.
+            let mut wide = |_| -> Vec<f32> {
+                (0..=size).map(|_| random.float() * 2f32.powi((random.next() % (spread + 1)) as i32)).collect()
+            };
+            let (x, y) = (wide(0), wide(1));
+            let (x, y) = (&x[1..], &y[1..]);
+            every_level(|kernels| {
+                assert_eq!((kernels.dot_exact)(x, y), reference::dot(x, y), "{:?} {size}", kernels.level);
+                assert_eq!((kernels.l2_exact)(x, y), reference::l2(x, y), "{:?} {size}", kernels.level);
+                assert_eq!((kernels.l2_exact)(x, x), 0.0);
+            });
+        }
+    }
+}
+
+#[test]
+fn order_of_dimensions_does_not_change_an_exact_sum() {
+    let mut random = Random(2);
+    let (x, y) = (random.floats(777), random.floats(777));
+    let reversed = |v: &[f32]| v.iter().rev().copied().collect::<Vec<_>>();
+    every_level(|kernels| {
+        assert_eq!((kernels.dot_exact)(&x, &y), (kernels.dot_exact)(&reversed(&x), &reversed(&y)));
+        assert_eq!((kernels.l2_exact)(&x, &y), (kernels.l2_exact)(&reversed(&x), &reversed(&y)));
+    });
+}
+
+#[test]
+fn huge_and_tiny_values_neither_overflow_nor_vanish() {
+    let (huge, tiny) = (vec![f32::MAX; 130], vec![f32::from_bits(1); 130]);
+    every_level(|kernels| {
+        assert_eq!((kernels.dot_exact)(&huge, &huge), reference::dot(&huge, &huge));
+        assert_eq!((kernels.dot_exact)(&tiny, &tiny), reference::dot(&tiny, &tiny));
+        assert!((kernels.dot_exact)(&tiny, &tiny) > 0.0);
+    });
+}
+
+#[test]
+fn code_products_equal_the_reference_on_every_level() {
+    let mut random = Random(3);
+    for size in sizes() {
+        let lines = lines(size);
+        for count in [1, 2, 3, 4, 5, 16, 33] {
+            let (rows, query) = (random.codes(count * lines, 128), random.codes(lines, 0));
+            every_level(|kernels| {
+                let mut dots = vec![0; count];
+                (kernels.scan)(&rows, &query, &mut dots);
+                for (row, dot) in rows.chunks(lines).zip(&dots) {
+                    assert_eq!(*dot, expected(row, &query), "{:?}", kernels.level);
+                    assert_eq!((kernels.dot_codes)(row, &query), *dot);
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn largest_dimension_does_not_overflow_a_sum() {
+    let lines = lines(65_535);
+    let (row, query) = (vec![Line([255; LINE]); lines], vec![Line([127; LINE]); lines]);
+    let opposite = vec![Line([(-127i8) as u8; LINE]); lines];
+    every_level(|kernels| {
+        assert_eq!((kernels.dot_codes)(&row, &query), expected(&row, &query));
+        assert_eq!((kernels.dot_codes)(&row, &opposite), expected(&row, &opposite));
+    });
+}
+
+#[test]
+fn tiles_equal_the_reference_for_every_number_of_queries_and_rows() {
+    let mut random = Random(4);
+    for size in [1, 63, 64, 65, 128, 200, 384] {
+        let lines = lines(size);
+        for rows in [1, 15, 16, 17, 31, 32, 50, 64] {
+            let codes = random.codes(rows * lines, 128);
+            for count in 1..=GROUP {
+                let queries = random.codes(count * lines, 0);
+                let queries: Vec<&[Line]> = queries.chunks(lines).collect();
+                every_level(|kernels| {
+                    let blocks = rows.div_ceil(2 * BLOCK) * 2;
+                    let mut packed_rows = vec![Line::ZERO; blocks * BLOCK * lines * kernels.code_bytes];
+                    let mut packed_queries = Vec::new();
+                    (kernels.pack_rows)(&codes, lines, &mut packed_rows);
+                    (kernels.pack_queries)(&queries, &mut packed_queries);
+                    let stride = blocks * BLOCK;
+                    let mut dots = vec![0; GROUP * stride];
+                    (kernels.tile)(&packed_rows, &packed_queries, lines, count, &mut dots, stride);
+                    for (q, query) in queries.iter().enumerate() {
+                        for (r, row) in codes.chunks(lines).enumerate() {
+                            assert_eq!(dots[q * stride + r], expected(row, query), "{:?} {size}", kernels.level);
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Rows of many kinds: scaled, shifted, constant, zero.
+fn rows(random: &mut Random, count: usize, dimension: usize) -> Vec<f32> {
+    let mut rows = Vec::new();
+    for i in 0..count {
+        let (scale, shift) = ([1.0, 1e-3, 1e20, 1e-30, 0.0][i % 5], [0.0, 1.0, -3.0][i % 3]);
+        rows.extend(random.floats(dimension).into_iter().map(|x| (x + shift) * scale));
+    }
+    rows
+}
+
+#[test]
+fn selection_keeps_every_row_whose_true_score_reaches_the_bar() {
+    let mut random = Random(5);
+    for metric in Metric::ALL {
+        for dimension in [1, 2, 17, 64, 100, 384] {
+            let count = 75;
+            let data = rows(&mut random, count, dimension);
+            let norms: Vec<f64> = data.chunks(dimension).map(|row| reference::dot(row, row).sqrt()).collect();
+            let frame = Frame::train(metric, dimension, &data, &norms);
+            let lines = lines(dimension);
+            let (mut codes, mut factors, mut scratch) = (vec![Line::ZERO; count * lines], absent(count), Vec::new());
+            for (i, row) in data.chunks(dimension).enumerate() {
+                let code = &mut codes[i * lines..(i + 1) * lines];
+                frame.encode(row, Some(norms[i]), &mut scratch, code, &mut factors[i / BLOCK], i % BLOCK);
+            }
+            for turn in 0..15 {
+                let query: Vec<f32> = match turn % 3 {
+                    0 => random.floats(dimension),
+                    1 => data[turn * dimension..(turn + 1) * dimension].to_vec(),
+                    _ => random.floats(dimension).iter().map(|x| x * [1e25, 1e-25, 0.0][turn / 3 % 3]).collect(),
+                };
+                let norm = reference::dot(&query, &query).sqrt();
+                let code = frame.encode_query(&query, norm);
+                every_level(|kernels| {
+                    let mut dots = vec![0; count];
+                    (kernels.scan)(&codes, &code.high, &mut dots);
+                    for i in 0..count {
+                        let row = &data[i * dimension..(i + 1) * dimension];
+                        let rank = metric.rank(kernels, row, norms[i], &query, norm);
+                        let (block, lane) = (&factors[i / BLOCK], i % BLOCK);
+                        let low = (kernels.dot_codes)(&codes[i * lines..(i + 1) * lines], &code.low);
+                        let coarse = code.interval(dots[i], block, lane);
+                        let fine = code.fine_interval(dots[i], low, block, lane);
+                        for (lower, upper) in [coarse, fine] {
+                            assert!(lower <= upper);
+                            assert!(code.highest_rank(upper) >= rank, "{metric:?} {dimension} {i} {turn}");
+                            // A lower end is used to discard others: some row must be able to reach it.
+                            assert!(code.lowest_rank(lower) <= rank, "{metric:?} {dimension} {i} {turn}");
+                        }
+                        let mut selected = Vec::new();
+                        let bar = coarse.0.max(f32::MIN);
+                        (kernels.select)(&dots, &factors, &code.coarse, bar, &mut selected);
+                        assert!(selected.contains(&(i as u32)), "a row fell below its own lower end");
+                        let reference = reference::select(&dots, &factors, &code.coarse, bar);
+                        assert!(selected.len().abs_diff(reference.len()) <= 2, "{} rows", kernels.level.name());
+                    }
+                    let mut selected = Vec::new();
+                    (kernels.select)(&dots, &absent(count), &code.coarse, f32::MIN, &mut selected);
+                    assert_eq!(selected, [], "rows that are not there were selected");
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn codes_of_ordinary_rows_are_tight() {
+    // A proof that selects everything would pass the tests above.
+    let mut random = Random(6);
+    let (count, dimension) = (200, 384);
+    let data = random.floats(count * dimension);
+    let norms: Vec<f64> = data.chunks(dimension).map(|row| reference::dot(row, row).sqrt()).collect();
+    let frame = Frame::train(Metric::Cosine, dimension, &data, &norms);
+    let (mut code, mut factors, mut scratch) = (vec![Line::ZERO; lines(dimension)], absent(1), Vec::new());
+    frame.encode(&data[..dimension], Some(norms[0]), &mut scratch, &mut code, &mut factors[0], 0);
+    let query = frame.encode_query(&data[dimension..2 * dimension], norms[1]);
+    let (high, low) = (expected(&code, &query.high), expected(&code, &query.low));
+    let width = |(lower, upper): (f32, f32)| query.highest_rank(upper) - query.lowest_rank(lower);
+    assert!(width(query.interval(high, &factors[0], 0)) < 0.03);
+    assert!(width(query.fine_interval(high, low, &factors[0], 0)) < 0.011);
+}

@@ -1,0 +1,298 @@
+"""The engine's face: an index of vectors, for people who bring their own.
+
+It checks what comes in and shapes what goes out; the arithmetic is in `nearfield._native`. It knows nothing of
+documents, files of a database, or embedders.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import time
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from nearfield import _native
+from nearfield.errors import InvalidInput, NotFound, StorageError
+from nearfield.types import METRICS, Metric, Report
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+KINDS = ("auto", "flat")
+
+
+def build_info() -> dict[str, Any]:
+    """What this binary is: `version`, `profile`, and the SIMD level in use (`simd`) of those in `simd_available`.
+
+    Raises:
+        InvalidInput: NEARFIELD_SIMD names a level that this CPU cannot run.
+    """
+    return _native.build_info()
+
+
+class Index:
+    """Nearest neighbours among float32 vectors of one dimension, exact: the answers of a float64 brute-force search.
+
+    Ties are broken by insertion order. Searches may run in many threads at once; `add` and `remove` wait for them.
+
+    Args:
+        dimension: Numbers in a vector, 1 to 65,535.
+        metric: "cosine" (of the angle; 0 where a vector is zero), "dot" or "l2".
+        kind: "flat" is the exact scan; "auto" lets nearfield choose, which today is the same.
+        threads: Threads for one call at the most; None means one for every core. Small calls use fewer.
+
+    Raises:
+        InvalidInput: An argument is out of range; the message has the valid values.
+
+    Example:
+        >>> import numpy as np, nearfield as nf
+        >>> index = nf.Index(dimension=2, metric="cosine")
+        >>> index.add([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).tolist()
+        [0, 1, 2]
+        >>> ids, scores = index.search([2.0, 1.0], k=2)
+        >>> ids.tolist(), scores.round(3).tolist()
+        ([2, 0], [0.949, 0.894])
+    """
+
+    def __init__(self, dimension: int, metric: Metric = "cosine", *, kind: str = "auto", threads: int | None = None):
+        dimension = _whole(dimension, "dimension")
+        if not 1 <= dimension <= 65_535:
+            raise InvalidInput(f"dimension must be from 1 to 65,535, got {dimension}")
+        if metric not in METRICS:
+            raise InvalidInput(f"unknown metric {metric!r}: use one of {', '.join(METRICS)}")
+        if kind not in KINDS:
+            raise InvalidInput(f"unknown kind {kind!r}: use one of {', '.join(KINDS)}")
+        self.threads = threads
+        self._kind = kind
+        self._native = _native.FlatIndex(dimension, metric)
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
+        return self._native.dimension
+
+    @property
+    def metric(self) -> str:
+        """The metric: "cosine", "dot" or "l2"."""
+        return self._native.metric
+
+    @property
+    def kind(self) -> str:
+        """The kind that was asked for."""
+        return self._kind
+
+    @property
+    def threads(self) -> int:
+        """Threads for one call at the most; None sets it to one for every core.
+
+        Raises:
+            InvalidInput: Set to less than 1.
+        """
+        return self._threads
+
+    @threads.setter
+    def threads(self, threads: int | None) -> None:
+        count = _native.default_threads() if threads is None else _whole(threads, "threads")
+        if count < 1:
+            raise InvalidInput(f"threads must be 1 or more, or None for one for every core; got {count}")
+        self._threads = count
+
+    def __len__(self) -> int:
+        return len(self._native)
+
+    def __repr__(self) -> str:
+        return f"<Index: {len(self):,} vectors, dimension {self.dimension}, {self.metric}>"
+
+    def add(self, vectors: ArrayLike, ids: ArrayLike | None = None) -> NDArray[np.int64]:
+        """Add vectors, all or none of them; they are found by the next search.
+
+        Args:
+            vectors: Shape (n, dimension), or (dimension,) for one; any float or integer dtype, kept as float32.
+            ids: Shape (n,), whole numbers from 0 on, not in the index yet. Default: counted up from the largest so far.
+
+        Returns:
+            int64 ids, shape (n,).
+
+        Raises:
+            InvalidInput: Wrong dimension, NaN or infinity (it names the row), ids not whole, negative or given twice.
+            AlreadyExists: An id is in the index.
+        """
+        matrix = self._matrix(vectors, "vectors")
+        return self._native.add(matrix, None if ids is None else _ids(ids, "ids"), self.threads)
+
+    def remove(self, ids: ArrayLike) -> int:
+        """Remove vectors by id, all or none of them; returns how many.
+
+        Raises:
+            NotFound: An id is not in the index; the message names it, and nothing was removed.
+        """
+        return self._native.remove(_ids(ids, "ids"), self.threads)
+
+    @overload
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        allow: ArrayLike | None = None,
+        recall: float | None = None,
+        exact: bool = False,
+        report: Literal[False] = False,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...
+    @overload
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        allow: ArrayLike | None = None,
+        recall: float | None = None,
+        exact: bool = False,
+        report: Literal[True],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], Report]: ...
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        allow: ArrayLike | None = None,
+        recall: float | None = None,
+        exact: bool = False,
+        report: bool = False,
+    ) -> Any:
+        """Find the k vectors nearest to each query, best first.
+
+        Args:
+            queries: Shape (q, dimension), or (dimension,) for one query, whose answers then have shape (k,).
+            k: Answers wanted, 1 or more.
+            allow: Which vectors may be answered: ids (integers; unknown ones are passed over), or a boolean mask with a
+                place for every id, `mask[id]`. If k of them exist, k come back.
+            recall: Share of the true answers wanted, over 0 and up to 1. This index is exact, so it always reaches it.
+            exact: Demand exact answers. This index gives no others.
+            report: Also return a `Report` of the work done.
+
+        Returns:
+            ids int64 (q, k) and scores float32 (q, k): the cosine, the dot product, or minus the Euclidean distance.
+            Where fewer than k vectors exist, the rest is id -1 and score -inf.
+
+        Raises:
+            InvalidInput: Wrong dimension, NaN or infinity, k < 1, a mask that is too short, recall out of range.
+        """
+        k = _whole(k, "k")
+        if k < 1:
+            raise InvalidInput(f"k must be 1 or more, got {k}")
+        if recall is not None and not 0 < recall <= 1:
+            raise InvalidInput(f"recall must be over 0 and up to 1, got {recall}")
+        matrix = self._matrix(queries, "queries")
+        one = np.ndim(queries) == 1  # type: ignore[arg-type]
+        if not np.isfinite(matrix).all():
+            row = int(np.flatnonzero(~np.isfinite(matrix).all(axis=1))[0])
+            raise InvalidInput(f"query {row} holds NaN or infinity: every number must be finite")
+        allowed = None if allow is None else self._allowed(allow)
+        started = time.perf_counter()
+        ids, scores, (scanned, reread, read, threads) = self._native.search(matrix, k, allowed, self.threads)
+        elapsed = time.perf_counter() - started
+        if one:
+            ids, scores = ids[0], scores[0]
+        if not report:
+            return ids, scores
+        work = Report("flat", True, len(matrix), scanned, reread, read, threads, 1000 * elapsed)
+        return ids, scores, work
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to a file. A failure leaves what was there before.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        try:
+            self._native.save(os.fspath(path))
+        except OSError as error:
+            raise StorageError(f"cannot write the index to {os.fspath(path)}: {_reason(error)}") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None) -> Index:
+        """Read an index that `save` wrote.
+
+        Raises:
+            NotFound: There is no such file.
+            Corrupt: The file is not an index, is cut short, or its bytes changed.
+            FormatTooNew: It was written by a later nearfield.
+            StorageError: The file cannot be read.
+        """
+        index = cls.__new__(cls)
+        index.threads = threads
+        index._kind = "auto"
+        try:
+            index._native = _native.FlatIndex.load(os.fspath(path), index.threads)
+        except StorageError:
+            raise
+        except FileNotFoundError as error:
+            raise NotFound(f"there is no index file at {os.fspath(path)}") from error
+        except OSError as error:
+            raise StorageError(f"cannot read the index at {os.fspath(path)}: {_reason(error)}") from error
+        return index
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.dimension, self.metric, self.kind, self.threads, *self._native.export())
+
+    def _matrix(self, values: ArrayLike, name: str) -> NDArray[np.float32]:
+        """`values` as a C-ordered float32 array of shape (n, dimension)."""
+        try:
+            array = np.asarray(values)
+        except ValueError as error:
+            raise InvalidInput(f"{name} must be rows of equally many numbers: {error}") from error
+        if array.size == 0 and array.ndim < 2:
+            array = array.reshape(0, self.dimension)
+        if array.dtype.kind not in "fiub":
+            raise InvalidInput(f"{name} must be numbers, got dtype {array.dtype}")
+        if array.ndim not in (1, 2) or array.shape[-1] != self.dimension:
+            got = f"dimension {array.shape[-1]}" if array.ndim in (1, 2) else f"shape {array.shape}"
+            raise InvalidInput(
+                f"{name} must have shape (n, {self.dimension}): this index has dimension {self.dimension}, got {got}"
+            )
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinity, and is refused as such
+            matrix = np.ascontiguousarray(array, dtype=np.float32)
+        return matrix.reshape(-1, self.dimension)
+
+    def _allowed(self, allow: ArrayLike) -> NDArray[np.int64]:
+        array = np.asarray(allow)
+        if array.dtype != bool:
+            return _ids(array, "allow")
+        if array.ndim != 1 or len(array) < self._native.next_id:
+            raise InvalidInput(
+                f"a boolean `allow` needs a place for every id, shape ({self._native.next_id},); got {array.shape}"
+            )
+        return np.flatnonzero(array).astype(np.int64, copy=False)
+
+
+def _rebuild(
+    dimension: int, metric: Metric, kind: str, threads: int, ids: NDArray[np.int64], vectors: NDArray[np.float32]
+) -> Index:
+    index = Index(dimension, metric, kind=kind, threads=threads)
+    index.add(vectors, ids)
+    return index
+
+
+def _whole(value: Any, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InvalidInput(f"{name} must be a whole number, got {value!r}") from None
+
+
+def _ids(values: ArrayLike, name: str) -> NDArray[np.int64]:
+    array = np.atleast_1d(np.asarray(values))
+    if array.size == 0:
+        array = array.astype(np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InvalidInput(f"{name} must be whole numbers of shape (n,), got dtype {array.dtype}, shape {array.shape}")
+    if array.dtype.kind == "u" and array.size and int(array.max()) >= 2**63 - 1:
+        raise InvalidInput(f"{name} must be whole numbers from 0 to 2**63 - 2, got {int(array.max())}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
