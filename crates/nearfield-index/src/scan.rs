@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nearfield_kernels::quantize::QueryCode;
 use nearfield_kernels::topk::KthLargest;
-use nearfield_kernels::{BLOCK, Factors, GROUP, Kernels, Line};
+use nearfield_kernels::{BLOCK, Dots, Factors, GROUP, Kernels, Line, Weights};
 
 use crate::pool;
 
@@ -124,6 +124,7 @@ pub(crate) fn candidates(
             packed
         })
         .collect();
+    let weights: Vec<Weights> = queries.iter().map(|query| query.coarse).collect();
     let bars: Vec<Bar> = queries.iter().map(|_| Bar::new()).collect();
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let all_found: Mutex<Vec<Vec<Found>>> = Mutex::new(Vec::new());
@@ -131,7 +132,8 @@ pub(crate) fn candidates(
         let mut found: Vec<Found> = queries.iter().map(|_| Found::new(k)).collect();
         let mut gathered = Gathered::new(rows, per_tile);
         let mut packed = vec![Line::ZERO; if pack { per_tile * rows.lines * kernels.code_bytes } else { 0 }];
-        let (mut dots, mut selected) = (vec![0; GROUP * per_tile], Vec::with_capacity(per_tile));
+        let (mut dots, mut best) = (vec![0; GROUP * per_tile], [KthLargest::LOWEST; GROUP]);
+        let mut selected = vec![Vec::new(); GROUP];
         let mut looked = Instant::now();
         loop {
             let start = next.fetch_add(1, Ordering::Relaxed) * per_tile;
@@ -151,11 +153,20 @@ pub(crate) fn candidates(
                 Some(list) => list[start + position as usize],
                 None => start as u32 + position,
             };
-            let mut judge = |q: usize, dots: &[i32], found: &mut Found| {
-                selected.clear();
-                (kernels.select)(dots, factors, &queries[q].coarse, bars[q].get(), &mut selected);
-                if !selected.is_empty() {
-                    found.take(&selected, dots, factors, &queries[q], &bars[q], row_of);
+            let mut judge = |first: usize, inside: usize, values: &[i32]| {
+                let dots = Dots { values, stride: per_tile, rows: count };
+                let group = first..first + inside;
+                for (bar, shared) in best.iter_mut().zip(&bars[group.clone()]) {
+                    *bar = shared.get();
+                }
+                let lists = &mut selected[..inside];
+                (kernels.select)(&dots, factors, &weights[group.clone()], &best[..inside], lists);
+                for (q, list) in group.zip(lists) {
+                    if !list.is_empty() {
+                        let dots = &values[(q - first) * per_tile..];
+                        found[q].take(list, dots, factors, &queries[q], &bars[q], row_of);
+                        list.clear();
+                    }
                 }
             };
             if pack {
@@ -164,14 +175,12 @@ pub(crate) fn candidates(
                     let first = group * GROUP;
                     let inside = GROUP.min(queries.len() - first);
                     (kernels.tile)(&packed, query_codes, rows.lines, inside, &mut dots, per_tile);
-                    for q in 0..inside {
-                        judge(first + q, &dots[q * per_tile..q * per_tile + count], &mut found[first + q]);
-                    }
+                    judge(first, inside, &dots);
                 }
             } else {
                 for (q, query) in queries.iter().enumerate() {
                     (kernels.scan)(codes, &query.high, &mut dots[..count]);
-                    judge(q, &dots[..count], &mut found[q]);
+                    judge(q, 1, &dots);
                 }
             }
         }

@@ -34,6 +34,20 @@ impl Level {
 /// See [`Kernels::tile`].
 pub type Tile = fn(rows: &[Line], queries: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
 
+/// See [`Kernels::select`]. `dots` is laid out as by [`Kernels::tile`]; its first `rows` rows are looked at.
+pub type Select = fn(dots: &Dots, factors: &[Factors], weights: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
+
+/// Dot products of a tile: `values[q * stride + r]`, for `rows` rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Dots<'a> {
+    /// The products.
+    pub values: &'a [i32],
+    /// Places from one query to the next.
+    pub stride: usize,
+    /// Rows that count.
+    pub rows: usize,
+}
+
 /// The kernels of one level. Queries and rows are slices of [`Line`]s, filled up with codes of zero.
 #[derive(Debug)]
 pub struct Kernels {
@@ -56,8 +70,8 @@ pub struct Kernels {
     /// `dots[q * stride + r]` = dot product of packed row r and packed query q, for an even number of row blocks.
     /// `dots` holds a multiple of four queries.
     pub tile: Tile,
-    /// Appends the positions whose upper bound reaches the threshold.
-    pub select: fn(dots: &[i32], factors: &[Factors], weights: &Weights, threshold: f32, selected: &mut Vec<u32>),
+    /// For up to 12 queries, one bar and one list each: appends the rows whose upper bound reaches the bar.
+    pub select: Select,
 }
 
 /// The kernels of every level that this CPU can run, slowest first.

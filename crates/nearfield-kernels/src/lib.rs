@@ -14,7 +14,7 @@ pub mod topk;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use dispatch::{Kernels, Level, kernels};
+pub use dispatch::{Dots, Kernels, Level, kernels};
 pub use metric::Metric;
 
 /// 64 bytes on a 64-byte boundary: the unit in which codes are stored, so that no load straddles a cache line.
@@ -69,4 +69,19 @@ pub struct Weights {
     pub bias: f32,
     /// Slack that is the same for every row.
     pub constant: f32,
+}
+
+impl Weights {
+    /// Weights whose upper bound, but for `scale`, is not below that of any of these: a tile's rows are judged for
+    /// several queries with one sum of everything that is not the dot product.
+    pub fn cover(weights: &[Weights]) -> Weights {
+        let mut cover = weights[0];
+        for other in &weights[1..] {
+            cover.residual = cover.residual.max(other.residual);
+            cover.norm = cover.norm.max(other.norm);
+            cover.bias = cover.bias.min(other.bias); // the bias is never above zero
+            cover.constant = cover.constant.max(other.constant);
+        }
+        cover
+    }
 }

@@ -1,7 +1,7 @@
 //! The path for every CPU: plain loops over fixed-size arrays, written so that the compiler vectorises them.
 //! The bodies are `inline(always)`: the architecture files compile the same lines again with wider registers.
 
-use crate::dispatch::{Kernels, Level};
+use crate::dispatch::{Dots, Kernels, Level};
 use crate::{BLOCK, Factors, LINE, Line, Weights};
 
 pub(crate) static KERNELS: Kernels = Kernels {
@@ -132,16 +132,35 @@ fn tile(rows: &[Line], queries: &[Line], lines: usize, count: usize, dots: &mut 
 }
 
 #[inline(always)]
-pub(crate) fn select(dots: &[i32], factors: &[Factors], weights: &Weights, threshold: f32, selected: &mut Vec<u32>) {
-    for (block, (dots, factors)) in dots.chunks(BLOCK).zip(factors).enumerate() {
-        for lane in 0..dots.len() {
-            let upper = dots[lane] as f32 * (factors.scale[lane] * weights.scale)
-                + factors.residual[lane] * weights.residual
-                + factors.norm[lane] * weights.norm
-                + factors.bias[lane] * weights.bias
-                + weights.constant;
-            if upper >= threshold {
-                selected.push((block * BLOCK + lane) as u32);
+pub(crate) fn select(dots: &Dots, factors: &[Factors], weights: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]) {
+    select_from(0, dots, factors, weights, bars, selected);
+}
+
+/// Selects among the rows from block `start` on.
+#[inline(always)]
+pub(crate) fn select_from(
+    start: usize,
+    dots: &Dots,
+    factors: &[Factors],
+    weights: &[Weights],
+    bars: &[f32],
+    selected: &mut [Vec<u32>],
+) {
+    let cover = Weights::cover(weights);
+    for block in start..dots.rows.div_ceil(BLOCK) {
+        let factors = &factors[block];
+        let slack: [f32; BLOCK] = std::array::from_fn(|lane| {
+            factors.residual[lane] * cover.residual
+                + factors.norm[lane] * cover.norm
+                + factors.bias[lane] * cover.bias
+                + cover.constant
+        });
+        for (q, (weights, bar)) in weights.iter().zip(bars).enumerate() {
+            let products = &dots.values[q * dots.stride + block * BLOCK..q * dots.stride + dots.rows];
+            for (lane, product) in products.iter().take(BLOCK).enumerate() {
+                if *product as f32 * weights.scale * factors.scale[lane] + slack[lane] >= *bar {
+                    selected[q].push((block * BLOCK + lane) as u32);
+                }
             }
         }
     }

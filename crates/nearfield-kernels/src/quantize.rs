@@ -128,7 +128,7 @@ impl Frame {
         let (mut along, mut length) = (0.0, 0.0);
         for (line, part) in codes.iter_mut().zip(moved.chunks(LINE)) {
             for (code, &o) in line.0.iter_mut().zip(part) {
-                let c = if inverse.is_finite() { (o * inverse).round_ties_even().clamp(-127.0, 127.0) } else { 0.0 };
+                let c = if inverse.is_finite() { rounded(o * inverse).clamp(-127.0, 127.0) } else { 0.0 };
                 *code = (c + 128.0) as u8;
                 along += o * c;
                 length += c * c;
@@ -260,6 +260,12 @@ impl QueryCode {
     pub fn lowest_rank(&self, lower: f32) -> f64 {
         self.offset + self.gain * f64::from(lower) - self.slack
     }
+}
+
+/// The nearest whole number, ties to even, for |x| < 2^51. Unlike `round_ties_even` it is two additions on every CPU.
+fn rounded(x: f64) -> f64 {
+    const BIG: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52: no room for a fraction beside it
+    (x + BIG) - BIG
 }
 
 /// The next float32 not below `x`, with room for a few roundings.

@@ -53,10 +53,10 @@ pub fn upper(dot: i32, factors: &Factors, lane: usize, weights: &Weights) -> f64
         + f64::from(weights.constant)
 }
 
-/// Positions whose upper end reaches the threshold.
-pub fn select(dots: &[i32], factors: &[Factors], weights: &Weights, threshold: f32) -> Vec<u32> {
+/// Positions whose upper end reaches the bar.
+pub fn select(dots: &[i32], factors: &[Factors], weights: &Weights, bar: f32) -> Vec<u32> {
     (0..dots.len())
-        .filter(|&i| upper(dots[i], &factors[i / BLOCK], i % BLOCK, weights) >= f64::from(threshold))
+        .filter(|&i| upper(dots[i], &factors[i / BLOCK], i % BLOCK, weights) >= f64::from(bar))
         .map(|i| i as u32)
         .collect()
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::dispatch::{Kernels, Level};
+use crate::dispatch::{Dots, Kernels, Level};
 use crate::{BLOCK, Factors, GROUP, LINE, Line, Weights, portable};
 
 /// Those this CPU can run, slowest first.
@@ -127,8 +127,8 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub fn select(dots: &[i32], factors: &[Factors], weights: &Weights, threshold: f32, selected: &mut Vec<u32>) {
-        portable::select(dots, factors, weights, threshold, selected);
+    pub fn select(dots: &Dots, factors: &[Factors], weights: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]) {
+        portable::select(dots, factors, weights, bars, selected);
     }
 }
 
@@ -258,9 +258,16 @@ mod avx512 {
         d
     }
 
-    /// For every four dimensions: 4 codes of every query, which are filled up to a multiple of four.
+    /// For every four dimensions: 4 codes of every query, which are filled up to a multiple of four. Then a line with
+    /// what the sums start from: minus each query's surplus.
     pub fn pack_queries(queries: &[&[Line]], packed: &mut Vec<Line>) {
         super::pack_queries(queries, packed, 4, |code| [code]);
+        let mut start = Line([0; LINE]);
+        for (query, bytes) in queries.iter().zip(start.0.chunks_exact_mut(4)) {
+            let sum: i32 = query.iter().flat_map(|line| &line.0).map(|code| i32::from(*code as i8)).sum();
+            bytes.copy_from_slice(&(-128 * sum).to_le_bytes());
+        }
+        packed.push(start);
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -276,17 +283,10 @@ mod avx512 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn tile_of<const Q: usize>(rows: &[Line], queries: &[Line], lines: usize, dots: &mut [i32], stride: usize) {
         let (fours, blocks) = (lines * LINE / 4, rows.len() / (BLOCK * lines));
-        assert!(queries.len() * LINE >= fours * Q * 4 && stride >= blocks * BLOCK && dots.len() >= Q * stride);
+        assert!((queries.len() - 1) * LINE >= fours * Q * 4 && stride >= blocks * BLOCK && dots.len() >= Q * stride);
         let mut start = [_mm512_setzero_si512(); Q];
-        for four in 0..fours {
-            for q in 0..Q {
-                // SAFETY: the queries have `fours` x Q places of four bytes (asserted above).
-                let query = unsafe { *queries.as_ptr().cast::<i32>().add(four * Q + q) };
-                start[q] = _mm512_dpbusd_epi32(start[q], _mm512_set1_epi8(-128), _mm512_set1_epi32(query));
-            }
-        }
-        for q in 0..Q {
-            start[q] = _mm512_sub_epi32(_mm512_setzero_si512(), start[q]);
+        for (start, bytes) in start.iter_mut().zip(queries[queries.len() - 1].0.chunks_exact(4)) {
+            *start = _mm512_set1_epi32(i32::from_le_bytes(bytes.try_into().expect("four bytes")));
         }
         for pair in (0..blocks & !1).step_by(2) {
             let mut sums = [[_mm512_setzero_si512(); 2]; Q];
@@ -320,31 +320,35 @@ mod avx512 {
     }
 
     #[target_feature(enable = "avx512f")]
-    pub fn select(dots: &[i32], factors: &[Factors], weights: &Weights, threshold: f32, selected: &mut Vec<u32>) {
-        let whole = dots.len() / BLOCK;
-        let (scale, residual) = (_mm512_set1_ps(weights.scale), _mm512_set1_ps(weights.residual));
-        let (norm, bias) = (_mm512_set1_ps(weights.norm), _mm512_set1_ps(weights.bias));
-        let (constant, bar) = (_mm512_set1_ps(weights.constant), _mm512_set1_ps(threshold));
+    pub fn select(dots: &Dots, factors: &[Factors], weights: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]) {
+        assert!(weights.len() == bars.len() && bars.len() == selected.len());
+        assert!(dots.values.len() >= (weights.len() - 1) * dots.stride + dots.rows);
+        let cover = Weights::cover(weights);
+        let (residual, norm) = (_mm512_set1_ps(cover.residual), _mm512_set1_ps(cover.norm));
+        let (bias, constant) = (_mm512_set1_ps(cover.bias), _mm512_set1_ps(cover.constant));
+        let whole = dots.rows / BLOCK;
         for (block, factors) in factors[..whole].iter().enumerate() {
-            // SAFETY: block < whole, so 16 sums are inside `dots`; a factor array is 16 floats on a boundary of 64.
-            let mut mask = unsafe {
-                let dot = _mm512_cvtepi32_ps(_mm512_loadu_si512(dots.as_ptr().add(block * BLOCK).cast()));
-                let mut upper = _mm512_fmadd_ps(_mm512_load_ps(factors.bias.as_ptr()), bias, constant);
-                upper = _mm512_fmadd_ps(_mm512_load_ps(factors.norm.as_ptr()), norm, upper);
-                upper = _mm512_fmadd_ps(_mm512_load_ps(factors.residual.as_ptr()), residual, upper);
-                upper = _mm512_fmadd_ps(dot, _mm512_mul_ps(_mm512_load_ps(factors.scale.as_ptr()), scale), upper);
-                _mm512_cmp_ps_mask::<_CMP_GE_OQ>(upper, bar)
+            // SAFETY: a factor array is 16 floats on a boundary of 64 bytes.
+            let (scale, slack) = unsafe {
+                let slack = _mm512_fmadd_ps(_mm512_load_ps(factors.bias.as_ptr()), bias, constant);
+                let slack = _mm512_fmadd_ps(_mm512_load_ps(factors.norm.as_ptr()), norm, slack);
+                let slack = _mm512_fmadd_ps(_mm512_load_ps(factors.residual.as_ptr()), residual, slack);
+                (_mm512_load_ps(factors.scale.as_ptr()), slack)
             };
-            while mask != 0 {
-                selected.push((block * BLOCK) as u32 + mask.trailing_zeros());
-                mask &= mask - 1;
+            for q in 0..weights.len() {
+                // SAFETY: block < whole, so these 16 are inside `values` (asserted above).
+                let dot =
+                    unsafe { _mm512_loadu_si512(dots.values.as_ptr().add(q * dots.stride + block * BLOCK).cast()) };
+                let dot = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(weights[q].scale));
+                let upper = _mm512_fmadd_ps(dot, scale, slack);
+                let mut mask = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(upper, _mm512_set1_ps(bars[q]));
+                while mask != 0 {
+                    selected[q].push((block * BLOCK) as u32 + mask.trailing_zeros());
+                    mask &= mask - 1;
+                }
             }
         }
-        let rest = selected.len();
-        portable::select(&dots[whole * BLOCK..], &factors[whole..], weights, threshold, selected);
-        for position in &mut selected[rest..] {
-            *position += (whole * BLOCK) as u32;
-        }
+        portable::select_from(whole, dots, factors, weights, bars, selected);
     }
 }
 
@@ -373,14 +377,14 @@ entries! {
     avx2_dot_codes => avx2::dot_codes, (row: &[Line], query: &[Line]) -> i32;
     avx2_scan => avx2::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
     avx2_tile => avx2::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
-    avx2_select => avx2::select, (dots: &[i32], f: &[Factors], w: &Weights, threshold: f32, out: &mut Vec<u32>);
+    avx2_select => avx2::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
     avx512_dot_exact => avx512::dot_exact, (x: &[f32], y: &[f32]) -> f64;
     avx512_l2_exact => avx512::l2_exact, (x: &[f32], y: &[f32]) -> f64;
     avx512_dot_codes => avx512::dot_codes, (row: &[Line], query: &[Line]) -> i32;
     avx512_scan => avx512::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
     avx512_pack_rows => avx512::pack_rows, (codes: &[Line], lines: usize, packed: &mut [Line]);
     avx512_tile => avx512::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
-    avx512_select => avx512::select, (dots: &[i32], f: &[Factors], w: &Weights, threshold: f32, out: &mut Vec<u32>);
+    avx512_select => avx512::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
 }
 
 static AVX2: Kernels = Kernels {

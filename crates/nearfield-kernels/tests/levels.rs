@@ -2,7 +2,7 @@
 #![allow(missing_docs)]
 
 use nearfield_kernels::quantize::{Frame, absent, lines};
-use nearfield_kernels::{BLOCK, GROUP, Kernels, LINE, Line, Metric, dispatch, reference};
+use nearfield_kernels::{BLOCK, Dots, Factors, GROUP, Kernels, LINE, Line, Metric, Weights, dispatch, reference};
 
 /// A small generator of repeatable numbers (SplitMix64).
 struct Random(u64);
@@ -165,6 +165,17 @@ fn rows(random: &mut Random, count: usize, dimension: usize) -> Vec<f32> {
     rows
 }
 
+/// Rows selected with the last of several weights; the others may only widen the selection.
+fn select(kernels: &Kernels, dots: &[i32], factors: &[Factors], weights: &[Weights], bar: f32) -> Vec<u32> {
+    let stride = dots.len() + 3;
+    let mut values = vec![i32::MIN; stride * (weights.len() - 1)];
+    values.extend(dots);
+    let mut selected = vec![Vec::new(); weights.len()];
+    let dots = Dots { values: &values, stride, rows: dots.len() };
+    (kernels.select)(&dots, factors, weights, &vec![bar; weights.len()], &mut selected);
+    selected.pop().unwrap()
+}
+
 #[test]
 fn selection_keeps_every_row_whose_true_score_reaches_the_bar() {
     let mut random = Random(5);
@@ -204,15 +215,17 @@ fn selection_keeps_every_row_whose_true_score_reaches_the_bar() {
                             // A lower end is used to discard others: some row must be able to reach it.
                             assert!(code.lowest_rank(lower) <= rank, "{metric:?} {dimension} {i} {turn}");
                         }
-                        let mut selected = Vec::new();
                         let bar = coarse.0.max(f32::MIN);
-                        (kernels.select)(&dots, &factors, &code.coarse, bar, &mut selected);
+                        let selected = select(kernels, &dots, &factors, &[code.coarse], bar);
                         assert!(selected.contains(&(i as u32)), "a row fell below its own lower end");
                         let reference = reference::select(&dots, &factors, &code.coarse, bar);
                         assert!(selected.len().abs_diff(reference.len()) <= 2, "{} rows", kernels.level.name());
+                        let far = code.coarse;
+                        let wide = Weights { residual: 9.0, norm: 2.0, bias: far.bias / 2.0, ..far };
+                        let wider = select(kernels, &dots, &factors, &[wide, far], bar);
+                        assert!(selected.iter().all(|row| wider.contains(row)), "another query narrowed a bound");
                     }
-                    let mut selected = Vec::new();
-                    (kernels.select)(&dots, &absent(count), &code.coarse, f32::MIN, &mut selected);
+                    let selected = select(kernels, &dots, &absent(count), &[code.coarse; GROUP], f32::MIN);
                     assert_eq!(selected, [], "rows that are not there were selected");
                 });
             }
