@@ -221,8 +221,8 @@ fn selection_keeps_every_row_whose_true_score_reaches_the_bar() {
                         let reference = reference::select(&dots, &factors, &code.coarse, bar);
                         assert!(selected.len().abs_diff(reference.len()) <= 2, "{} rows", kernels.level.name());
                         let far = code.coarse;
-                        let wide = Weights { residual: 9.0, norm: 2.0, bias: far.bias / 2.0, ..far };
-                        let wider = select(kernels, &dots, &factors, &[wide, far], bar);
+                        let narrow = Weights { residual: 0.1, norm: 0.0, bias: 2.0 * far.bias, constant: 0.0, ..far };
+                        let wider = select(kernels, &dots, &factors, &[narrow, far], bar);
                         assert!(selected.iter().all(|row| wider.contains(row)), "another query narrowed a bound");
                     }
                     let selected = select(kernels, &dots, &absent(count), &[code.coarse; GROUP], f32::MIN);
