@@ -236,7 +236,7 @@ class Index:
         return index
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.dimension, self.metric, self.kind, self.threads, *self._native.export())
+        return _rebuild, (self.dimension, self.metric, self.kind, self.threads, self._native.next_id, *self._native.export())
 
     def _matrix(self, values: ArrayLike, name: str) -> NDArray[np.float32]:
         """`values` as a C-ordered float32 array of shape (n, dimension)."""
@@ -254,7 +254,7 @@ class Index:
                 f"{name} must have shape (n, {self.dimension}): this index has dimension {self.dimension}, got {got}"
             )
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinity, and is refused as such
-            matrix = np.ascontiguousarray(array, dtype=np.float32)
+            matrix = np.require(array, dtype=np.float32, requirements=["C", "A"])
         return matrix.reshape(-1, self.dimension)
 
     def _allowed(self, allow: ArrayLike) -> NDArray[np.int64]:
@@ -269,10 +269,17 @@ class Index:
 
 
 def _rebuild(
-    dimension: int, metric: Metric, kind: str, threads: int, ids: NDArray[np.int64], vectors: NDArray[np.float32]
+    dimension: int,
+    metric: Metric,
+    kind: str,
+    threads: int,
+    next_id: int,
+    ids: NDArray[np.int64],
+    vectors: NDArray[np.float32],
 ) -> Index:
     index = Index(dimension, metric, kind=kind, threads=threads)
     index.add(vectors, ids)
+    index._native.next_id = next_id
     return index
 
 
@@ -291,7 +298,7 @@ def _ids(values: ArrayLike, name: str) -> NDArray[np.int64]:
         raise InvalidInput(f"{name} must be whole numbers of shape (n,), got dtype {array.dtype}, shape {array.shape}")
     if array.dtype.kind == "u" and array.size and int(array.max()) >= 2**63 - 1:
         raise InvalidInput(f"{name} must be whole numbers from 0 to 2**63 - 2, got {int(array.max())}")
-    return np.ascontiguousarray(array, dtype=np.int64)
+    return np.require(array, dtype=np.int64, requirements=["C", "A"])
 
 
 def _reason(error: OSError) -> str:

@@ -126,6 +126,11 @@ impl Flat {
         self.ids.next()
     }
 
+    /// Ids below `next` count as given, though they are not here any more.
+    pub fn keep_next_id(&mut self, next: i64) {
+        self.ids.keep_next(next);
+    }
+
     /// Ids of the vectors that are there, in insertion order.
     pub fn ids(&self) -> Vec<i64> {
         self.ids.live_ids().collect()

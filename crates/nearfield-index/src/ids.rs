@@ -64,8 +64,10 @@ impl Ids {
             return Err(Error::Invalid(format!("an index holds at most {} rows, this would be more", u32::MAX)));
         }
         let Some(given) = given else {
-            let next = self.next();
-            return Ok((next..next + count as i64).collect());
+            let end = self.next.checked_add(count as i64).ok_or_else(|| {
+                Error::Invalid(format!("no ids are left above {}: give ids of your own", self.next - 1))
+            })?;
+            return Ok((self.next..end).collect());
         };
         if given.len() != count {
             return Err(Error::Invalid(format!("got {} ids for {count} vectors: give one id a vector", given.len())));

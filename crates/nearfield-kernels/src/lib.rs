@@ -1,6 +1,7 @@
 //! Pure arithmetic on slices: no files, no threads, no Python.
 //!
 //! * [`reference`] is slow and obvious: the oracle every other path is tested against.
+//! * [`sum`] adds without rounding more than once, so that answers do not depend on the CPU.
 //! * [`dispatch`] looks at the CPU once and hands out a table of kernels, [`Kernels`].
 //! * [`quantize`] turns vectors into 8-bit codes with a provable interval for every score.
 //! * [`topk`] keeps the k-th best bound while a scan runs.
@@ -10,6 +11,7 @@ pub mod metric;
 mod portable;
 pub mod quantize;
 pub mod reference;
+pub mod sum;
 pub mod topk;
 #[cfg(target_arch = "x86_64")]
 mod x86;

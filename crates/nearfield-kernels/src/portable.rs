@@ -2,7 +2,8 @@
 //! The bodies are `inline(always)`: the architecture files compile the same lines again with wider registers.
 
 use crate::dispatch::{Dots, Kernels, Level};
-use crate::{BLOCK, Factors, LINE, Line, Weights};
+use crate::sum::Accumulator;
+use crate::{BLOCK, Factors, LINE, Line, Weights, reference};
 
 pub(crate) static KERNELS: Kernels = Kernels {
     level: Level::Scalar,
@@ -16,42 +17,6 @@ pub(crate) static KERNELS: Kernels = Kernels {
     tile,
     select,
 };
-
-/// Running sum of float64 terms in `L` lanes, each with the error it has made so far (TwoSum, Knuth; the doubled
-/// precision of Ogita, Rump and Oishi, "Accurate Sum and Dot Product", 2005).
-struct Accumulator<const L: usize> {
-    high: [f64; L],
-    low: [f64; L],
-}
-
-impl<const L: usize> Accumulator<L> {
-    #[inline(always)]
-    fn new() -> Self {
-        Self { high: [0.0; L], low: [0.0; L] }
-    }
-
-    #[inline(always)]
-    fn add(&mut self, terms: &[f64; L]) {
-        for j in 0..L {
-            let sum = self.high[j] + terms[j];
-            let added = sum - self.high[j];
-            self.low[j] += (self.high[j] - (sum - added)) + (terms[j] - added);
-            self.high[j] = sum;
-        }
-    }
-
-    #[inline(always)]
-    fn finish(self) -> f64 {
-        let mut total = Accumulator::<1>::new();
-        for j in 0..L {
-            total.add(&[self.high[j]]);
-        }
-        for j in 0..L {
-            total.add(&[self.low[j]]);
-        }
-        total.high[0] + total.low[0]
-    }
-}
 
 /// Calls `each` with `L` pairs at a time, widened to float64; the last call is filled up with zeros.
 #[inline(always)]
@@ -81,12 +46,15 @@ pub(crate) fn dot_exact<const L: usize>(x: &[f32], y: &[f32]) -> f64 {
     assert_eq!(x.len(), y.len());
     let mut sum = Accumulator::<L>::new();
     in_lanes::<L>(x, y, |a, b| sum.add(&std::array::from_fn(|j| a[j] * b[j])));
-    sum.finish()
+    sum.rounded(x.len()).unwrap_or_else(|| reference::dot(x, y))
 }
 
 #[inline(always)]
 pub(crate) fn l2_exact<const L: usize>(x: &[f32], y: &[f32]) -> f64 {
     assert_eq!(x.len(), y.len());
+    if x == y {
+        return 0.0; // the terms cancel to nothing, which only the slow sum could prove
+    }
     let mut sum = Accumulator::<L>::new();
     in_lanes::<L>(x, y, |a, b| {
         // (x - y)² itself would round; these three products do not.
@@ -94,7 +62,7 @@ pub(crate) fn l2_exact<const L: usize>(x: &[f32], y: &[f32]) -> f64 {
         sum.add(&std::array::from_fn(|j| -2.0 * a[j] * b[j]));
         sum.add(&std::array::from_fn(|j| b[j] * b[j]));
     });
-    sum.finish().max(0.0)
+    sum.rounded(3 * x.len()).unwrap_or_else(|| reference::l2(x, y))
 }
 
 pub(crate) fn dot_codes(row: &[Line], query: &[Line]) -> i32 {

@@ -166,18 +166,18 @@ impl Frame {
                 let u: Vec<f64> =
                     query.iter().zip(&self.centre).map(|(&q, &c)| (f64::from(q) - f64::from(c)) * self.sigma).collect();
                 let square = u.iter().map(|x| x * x).sum::<f64>() / (self.sigma * self.sigma);
-                (u, -square, 2.0 / (self.sigma * self.sigma), square + (norm + centre_norm).powi(2))
+                (u, -square, 2.0 / (self.sigma * self.sigma), square)
             }
         };
         // Queries far away are brought to unit length, or their keys would leave the range of float32.
         let length = u.iter().map(|x| x * x).sum::<f64>().sqrt();
         let unit = if self.metric == Metric::L2 { length.max(1.0) } else { 1.0 };
-        QueryCode::new(u.iter().map(|x| x / unit).collect(), unit, self.metric, offset, gain * unit, magnitude)
+        QueryCode::new(u.iter().map(|x| x / unit).collect(), unit, offset, gain * unit, magnitude)
     }
 }
 
 impl QueryCode {
-    fn new(u: Vec<f64>, unit: f64, metric: Metric, offset: f64, gain: f64, magnitude: f64) -> Self {
+    fn new(u: Vec<f64>, unit: f64, offset: f64, gain: f64, magnitude: f64) -> Self {
         let length = u.iter().map(|x| x * x).sum::<f64>().sqrt();
         let largest = u.iter().fold(0.0f64, |a, x| a.max(x.abs()));
         // 16 bits: 256 * high + low, with both in the range of int8.
@@ -199,19 +199,19 @@ impl QueryCode {
             coarse += (x - step * 256.0 * f64::from(high)).powi(2);
             fine += (x - step * f64::from(256 * high + low)).powi(2);
         }
-        // The offset and the rank itself are float64 sums: their rounding is this slack, in ranks.
+        // The offset and the rank are rounded to float64, so rows whose keys differ by less may tie: this much, in ranks.
         code.slack = 1e-13 * magnitude;
         code.offset = offset;
         code.gain = gain;
         code.length = length;
         let rounding = INFLATE * length;
-        let cosine = if metric == Metric::Cosine { 1e-14 * gain.recip().max(1.0) } else { 0.0 };
+        let ties = if gain > 0.0 { code.slack / gain } else { 0.0 };
         let weights = |scale: f32, missed: f64| Weights {
             scale,
             residual: above(length).max(1e-30),
             norm: above(missed.sqrt() + rounding),
             bias: ((1.0 / unit) as f32).max(1e-30),
-            constant: above(BENEATH + cosine),
+            constant: above(BENEATH + ties),
         };
         code.coarse = weights(step * 256.0, coarse);
         code.fine = weights(step, fine);

@@ -1,38 +1,15 @@
-//! Slow and obvious: what every kernel must equal. Nothing here is called outside tests.
+//! Slow and obvious: what every kernel must equal. Kernels call it themselves where they cannot tell how to round.
 
-use crate::{BLOCK, Factors, Weights};
-
-/// Sum of `terms`, rounded once, by keeping the sum as non-overlapping parts.
-/// Shewchuk, "Adaptive Precision Floating-Point Arithmetic", 1997 (the algorithm of Python's `math.fsum`).
-pub fn exact_sum(terms: impl IntoIterator<Item = f64>) -> f64 {
-    let mut parts: Vec<f64> = Vec::new();
-    for mut x in terms {
-        let mut kept = 0;
-        for i in 0..parts.len() {
-            let (big, small) = if x.abs() < parts[i].abs() { (parts[i], x) } else { (x, parts[i]) };
-            let sum = big + small;
-            let error = small - (sum - big);
-            if error != 0.0 {
-                parts[kept] = error;
-                kept += 1;
-            }
-            x = sum;
-        }
-        parts.truncate(kept);
-        parts.push(x);
-    }
-    // Adding from the smallest part up rounds once, but for a tie that the next lower part would have broken.
-    parts.iter().sum()
-}
+use crate::{BLOCK, Factors, Weights, sum};
 
 /// Dot product; products of two float32 are exact in float64.
 pub fn dot(x: &[f32], y: &[f32]) -> f64 {
-    exact_sum(x.iter().zip(y).map(|(&a, &b)| f64::from(a) * f64::from(b)))
+    sum::exact(x.iter().zip(y).map(|(&a, &b)| f64::from(a) * f64::from(b)))
 }
 
 /// Squared Euclidean distance, as the exact sum of x² - 2xy + y².
 pub fn l2(x: &[f32], y: &[f32]) -> f64 {
-    exact_sum(x.iter().zip(y).flat_map(|(&a, &b)| {
+    sum::exact(x.iter().zip(y).flat_map(|(&a, &b)| {
         let (a, b) = (f64::from(a), f64::from(b));
         [a * a, -2.0 * a * b, b * b]
     }))
