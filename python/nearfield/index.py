@@ -119,7 +119,7 @@ class Index:
             InvalidInput: Wrong dimension, NaN or infinity (it names the row), ids not whole, negative or given twice.
             AlreadyExists: An id is in the index.
         """
-        matrix = self._matrix(vectors, "vectors")
+        matrix = np.empty((0, self.dimension), np.float32) if _is_empty(vectors) else self._matrix(vectors, "vectors")
         return self._native.add(matrix, None if ids is None else _ids(ids, "ids"), self.threads)
 
     def remove(self, ids: ArrayLike) -> int:
@@ -181,10 +181,10 @@ class Index:
             InvalidInput: Wrong dimension, NaN or infinity, k < 1, a mask that is too short, recall out of range.
         """
         k = _whole(k, "k")
-        if k < 1:
-            raise InvalidInput(f"k must be 1 or more, got {k}")
-        if recall is not None and not 0 < recall <= 1:
-            raise InvalidInput(f"recall must be over 0 and up to 1, got {recall}")
+        if not 1 <= k < 2**32:
+            raise InvalidInput(f"k must be 1 or more (and below 2**32), got {k}")
+        if recall is not None and not (isinstance(recall, int | float) and 0 < recall <= 1):
+            raise InvalidInput(f"recall must be a number over 0 and up to 1, got {recall!r}")
         matrix = self._matrix(queries, "queries")
         one = np.ndim(queries) == 1  # type: ignore[arg-type]
         if not np.isfinite(matrix).all():
@@ -244,8 +244,6 @@ class Index:
             array = np.asarray(values)
         except ValueError as error:
             raise InvalidInput(f"{name} must be rows of equally many numbers: {error}") from error
-        if array.size == 0 and array.ndim < 2:
-            array = array.reshape(0, self.dimension)
         if array.dtype.kind not in "fiub":
             raise InvalidInput(f"{name} must be numbers, got dtype {array.dtype}")
         if array.ndim not in (1, 2) or array.shape[-1] != self.dimension:
@@ -281,6 +279,11 @@ def _rebuild(
     index.add(vectors, ids)
     index._native.next_id = next_id
     return index
+
+
+def _is_empty(values: Any) -> bool:
+    """True for [] and its like, which no dimension can be wrong for."""
+    return np.shape(values) == (0,) if not isinstance(values, list) else not values
 
 
 def _whole(value: Any, name: str) -> int:

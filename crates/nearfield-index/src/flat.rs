@@ -240,6 +240,9 @@ impl Flat {
         });
         let rows = self.rows(listed.as_deref());
         let mut answers = Answers::default();
+        let places = (request.queries.len() / self.dimension).saturating_mul(request.k);
+        let room = answers.ids.try_reserve_exact(places).and_then(|()| answers.scores.try_reserve_exact(places));
+        room.map_err(|_| Error::Invalid(format!("no memory for {places} answers (queries times k): ask for fewer")))?;
         for queries in request.queries.chunks(QUERIES_PER_PASS * self.dimension) {
             self.pass(&rows, queries, request, &mut answers)?;
         }
