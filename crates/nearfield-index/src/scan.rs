@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nearfield_kernels::quantize::QueryCode;
 use nearfield_kernels::topk::KthLargest;
-use nearfield_kernels::{BLOCK, Dots, Factors, GROUP, Kernels, Line, Weights};
+use nearfield_kernels::{BLOCK, Dots, Factors, GROUP, Kernels, LINE, Line, Weights};
 
 use crate::pool;
 
@@ -111,32 +111,16 @@ pub(crate) fn candidates(
     threads: usize,
     interrupt: &(dyn Fn() -> bool + Sync),
 ) -> Option<Vec<Vec<Candidate>>> {
+    let pass = Pass::new(kernels, rows, queries);
     let total = rows.listed.map_or(rows.count, <[u32]>::len);
-    let pack = queries.len() >= PACK_FROM;
-    let per_tile = (TILE_BYTES / (rows.lines * 64) / (2 * BLOCK) * (2 * BLOCK)).clamp(2 * BLOCK, 2048);
-    let groups: Vec<Vec<Line>> = queries
-        .chunks(GROUP)
-        .filter(|_| pack)
-        .map(|group| {
-            let codes: Vec<&[Line]> = group.iter().map(|query| query.high.as_slice()).collect();
-            let mut packed = Vec::new();
-            (kernels.pack_queries)(&codes, &mut packed);
-            packed
-        })
-        .collect();
-    let weights: Vec<Weights> = queries.iter().map(|query| query.coarse).collect();
-    let bars: Vec<Bar> = queries.iter().map(|_| Bar::new()).collect();
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let all_found: Mutex<Vec<Vec<Found>>> = Mutex::new(Vec::new());
     pool::run(threads, |worker| {
         let mut found: Vec<Found> = queries.iter().map(|_| Found::new(k)).collect();
-        let mut gathered = Gathered::new(rows, per_tile);
-        let mut packed = vec![Line::ZERO; if pack { per_tile * rows.lines * kernels.code_bytes } else { 0 }];
-        let (mut dots, mut best) = (vec![0; GROUP * per_tile], [KthLargest::LOWEST; GROUP]);
-        let mut selected = vec![Vec::new(); GROUP];
+        let mut scratch = pass.scratch();
         let mut looked = Instant::now();
         loop {
-            let start = next.fetch_add(1, Ordering::Relaxed) * per_tile;
+            let start = next.fetch_add(1, Ordering::Relaxed) * pass.per_tile;
             if start >= total || stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -147,42 +131,7 @@ pub(crate) fn candidates(
                     break;
                 }
             }
-            let count = per_tile.min(total - start);
-            let (codes, factors) = gathered.load(rows, start, count);
-            let row_of = |position: u32| match rows.listed {
-                Some(list) => list[start + position as usize],
-                None => start as u32 + position,
-            };
-            let mut judge = |first: usize, inside: usize, values: &[i32]| {
-                let dots = Dots { values, stride: per_tile, rows: count };
-                let group = first..first + inside;
-                for (bar, shared) in best.iter_mut().zip(&bars[group.clone()]) {
-                    *bar = shared.get();
-                }
-                let lists = &mut selected[..inside];
-                (kernels.select)(&dots, factors, &weights[group.clone()], &best[..inside], lists);
-                for (q, list) in group.zip(lists) {
-                    if !list.is_empty() {
-                        let dots = &values[(q - first) * per_tile..];
-                        found[q].take(list, dots, factors, &queries[q], &bars[q], row_of);
-                        list.clear();
-                    }
-                }
-            };
-            if pack {
-                (kernels.pack_rows)(codes, rows.lines, &mut packed);
-                for (group, query_codes) in groups.iter().enumerate() {
-                    let first = group * GROUP;
-                    let inside = GROUP.min(queries.len() - first);
-                    (kernels.tile)(&packed, query_codes, rows.lines, inside, &mut dots, per_tile);
-                    judge(first, inside, &dots);
-                }
-            } else {
-                for (q, query) in queries.iter().enumerate() {
-                    (kernels.scan)(codes, &query.high, &mut dots[..count]);
-                    judge(q, 1, &dots);
-                }
-            }
+            pass.tile(start, pass.per_tile.min(total - start), &mut scratch, &mut found);
         }
         all_found.lock().expect("no thread panics with it").push(found);
     });
@@ -191,12 +140,106 @@ pub(crate) fn candidates(
     }
     let mut merged = vec![Vec::new(); queries.len()];
     for found in all_found.into_inner().expect("no thread panics with it") {
-        for ((into, found), bar) in merged.iter_mut().zip(found).zip(&bars) {
+        for ((into, found), bar) in merged.iter_mut().zip(found).zip(&pass.bars) {
             let bar = bar.get();
             into.extend(found.candidates.into_iter().filter(|candidate| candidate.upper >= bar));
         }
     }
     Some(merged)
+}
+
+/// What all threads share while the queries pass over the rows.
+struct Pass<'a> {
+    kernels: &'a Kernels,
+    rows: &'a Rows<'a>,
+    queries: &'a [QueryCode],
+    weights: Vec<Weights>,
+    /// Queries laid out for the tile kernel, twelve at a time; empty where there are too few for it to pay.
+    groups: Vec<Vec<Line>>,
+    bars: Vec<Bar>,
+    per_tile: usize,
+}
+
+/// What a thread writes to while it works on a tile.
+struct Scratch {
+    gathered: Gathered,
+    packed: Vec<Line>,
+    dots: Vec<i32>,
+    bars: [f32; GROUP],
+    selected: Vec<Vec<u32>>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(kernels: &'a Kernels, rows: &'a Rows<'a>, queries: &'a [QueryCode]) -> Self {
+        let packed = |group: &[QueryCode]| {
+            let codes: Vec<&[Line]> = group.iter().map(|query| query.high.as_slice()).collect();
+            let mut packed = Vec::new();
+            (kernels.pack_queries)(&codes, &mut packed);
+            packed
+        };
+        let grouped = if queries.len() >= PACK_FROM { queries } else { &[] };
+        let double = 2 * BLOCK;
+        Self {
+            kernels,
+            rows,
+            queries,
+            weights: queries.iter().map(|query| query.coarse).collect(),
+            groups: grouped.chunks(GROUP).map(packed).collect(),
+            bars: queries.iter().map(|_| Bar::new()).collect(),
+            per_tile: (TILE_BYTES / (rows.lines * LINE) / double * double).clamp(double, 2048),
+        }
+    }
+
+    fn scratch(&self) -> Scratch {
+        let packed = if self.groups.is_empty() { 0 } else { self.per_tile * self.rows.lines * self.kernels.code_bytes };
+        Scratch {
+            gathered: Gathered::new(self.rows, self.per_tile),
+            packed: vec![Line::ZERO; packed],
+            dots: vec![0; GROUP * self.per_tile],
+            bars: [KthLargest::LOWEST; GROUP],
+            selected: vec![Vec::new(); GROUP],
+        }
+    }
+
+    /// Scores `count` rows of the scan from number `start` on, for every query.
+    fn tile(&self, start: usize, count: usize, scratch: &mut Scratch, found: &mut [Found]) {
+        let Scratch { gathered, packed, dots, bars, selected } = scratch;
+        let (codes, factors) = gathered.load(self.rows, start, count);
+        let row_of = |position: u32| match self.rows.listed {
+            Some(list) => list[start + position as usize],
+            None => start as u32 + position,
+        };
+        let mut judge = |first: usize, inside: usize, values: &[i32]| {
+            let group = first..first + inside;
+            for (bar, shared) in bars.iter_mut().zip(&self.bars[group.clone()]) {
+                *bar = shared.get();
+            }
+            let dots = Dots { values, stride: self.per_tile, rows: count };
+            let lists = &mut selected[..inside];
+            (self.kernels.select)(&dots, factors, &self.weights[group.clone()], &bars[..inside], lists);
+            for (q, list) in group.zip(lists) {
+                if !list.is_empty() {
+                    let values = &values[(q - first) * self.per_tile..];
+                    found[q].take(list, values, factors, &self.queries[q], &self.bars[q], row_of);
+                    list.clear();
+                }
+            }
+        };
+        if self.groups.is_empty() {
+            for (q, query) in self.queries.iter().enumerate() {
+                (self.kernels.scan)(codes, &query.high, &mut dots[..count]);
+                judge(q, 1, dots);
+            }
+            return;
+        }
+        (self.kernels.pack_rows)(codes, self.rows.lines, packed);
+        for (group, query_codes) in self.groups.iter().enumerate() {
+            let first = group * GROUP;
+            let inside = GROUP.min(self.queries.len() - first);
+            (self.kernels.tile)(packed, query_codes, self.rows.lines, inside, dots, self.per_tile);
+            judge(first, inside, dots);
+        }
+    }
 }
 
 /// Room for the listed rows of one tile.
