@@ -4,8 +4,11 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["FlatIndex", "build_info", "default_threads"]
+
 def build_info() -> dict[str, Any]: ...
 def default_threads() -> int: ...
+
 @final
 class FlatIndex:
     def __new__(cls, dimension: int, metric: str) -> FlatIndex: ...

@@ -20,6 +20,7 @@ def require(module: str, *, extra: str, purpose: str) -> Any:
         missing = (error.name or "").split(".")[0]
         if missing != module.split(".")[0]:
             raise  # the package is there, one of its own needs is not: its message is the better one
+        package = module.split(".")[0]
         raise MissingExtra(
-            f"{purpose} needs the package {module.split('.')[0]!r}, which is not installed: pip install 'nearfield[{extra}]'"
+            f"{purpose} needs the package {package!r}, which is not installed: pip install 'nearfield[{extra}]'"
         ) from error

@@ -186,7 +186,7 @@ class Index:
         if recall is not None and not (isinstance(recall, int | float) and 0 < recall <= 1):
             raise InvalidInput(f"recall must be a number over 0 and up to 1, got {recall!r}")
         matrix = self._matrix(queries, "queries")
-        one = np.ndim(queries) == 1  # type: ignore[arg-type]
+        one = np.ndim(queries) == 1
         if not np.isfinite(matrix).all():
             row = int(np.flatnonzero(~np.isfinite(matrix).all(axis=1))[0])
             raise InvalidInput(f"query {row} holds NaN or infinity: every number must be finite")
@@ -236,7 +236,8 @@ class Index:
         return index
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.dimension, self.metric, self.kind, self.threads, self._native.next_id, *self._native.export())
+        ids, vectors = self._native.export()
+        return _rebuild, (self.dimension, self.metric, self.kind, self.threads, self._native.next_id, ids, vectors)
 
     def _matrix(self, values: ArrayLike, name: str) -> NDArray[np.float32]:
         """`values` as a C-ordered float32 array of shape (n, dimension)."""

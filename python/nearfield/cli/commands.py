@@ -1,0 +1,204 @@
+"""The commands, one function each. What `--json` prints is a promise to scripts; what people see may change."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from nearfield import __version__
+from nearfield.cli import screen
+from nearfield.cli.demo import run_demo
+from nearfield.cli.indexing import Summary, filled_by, index_paths, open_for_text
+from nearfield.collection import Collection
+from nearfield.database import Database
+from nearfield.database import open as open_database
+from nearfield.errors import NotFound
+from nearfield.index import build_info
+
+DEFAULT_DB = Path("library.nf")
+
+app = typer.Typer(
+    help="Search your own texts by meaning, on your own machine.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Db = Annotated[Path, typer.Option("--db", help="The database, a folder.")]
+Name = Annotated[str, typer.Option("--collection", help="The collection in it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"nearfield {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def index(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders, or patterns in quotes.")],
+    db: Db = DEFAULT_DB,
+    collection: Name = "docs",
+    as_json: Json = False,
+) -> None:
+    """Index text files (.txt, .md, .jsonl). Again: only what changed."""
+    started = time.perf_counter()
+    with open_database(db) as database, screen.progress() as bars:
+        docs = open_for_text(database, collection)
+        done = index_paths(docs, paths, bars)
+        total = docs.count()
+    seconds = time.perf_counter() - started
+    for problem in done.problems:
+        screen.err.print(f"[red]problem:[/] {escape(screen.plain(problem))}", soft_wrap=True)
+    if as_json:
+        counts = {"files": done.files, "passages": done.passages, "embedded": done.embedded}
+        counts |= {"unchanged": done.unchanged, "removed": done.removed, "records": total}
+        others = [path.as_posix() for path in done.others]
+        screen.print_json(counts | {"problems": done.problems, "others": others, "seconds": round(seconds, 3)})
+    else:
+        _print_summary(done, seconds, f"collection {collection!r} of {db}", total)
+    if done.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What you look for, in your own words.")],
+    db: Db = DEFAULT_DB,
+    collection: Name = "docs",
+    k: Annotated[int, typer.Option("-k", min=1, help="How many answers.")] = 5,
+    where: Annotated[
+        str | None, typer.Option(metavar="JSON", help="""Only records like this: '{"year": {"$lt": 2005}}'.""")
+    ] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out answers that score lower.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the passages nearest in meaning to a query."""
+    condition = _parsed(where)
+    with _existing(db) as database:
+        docs = _known(database, collection)
+        hits = docs.search(query, k=k, where=condition, min_score=min_score)
+    if as_json:
+        answers = [{"rank": rank, **hit.to_dict()} for rank, hit in enumerate(hits, 1)]
+        screen.print_json({"query": query, "collection": collection, "hits": answers})
+    elif hits:
+        screen.out.print(screen.hits_table(hits))
+    else:
+        limits = " within --where or --min-score" if where is not None or min_score is not None else ""
+        screen.out.print(f"No matches in collection {collection!r} of {db}{limits}.", markup=False, soft_wrap=True)
+
+
+@app.command()
+def info(
+    db: Annotated[Path | None, typer.Option("--db", help="The database; library.nf, if there is one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what this nearfield is, and what a database holds."""
+    facts: dict[str, Any] = {"build": build_info()}
+    path = db or (DEFAULT_DB if DEFAULT_DB.exists() else None)
+    if path is not None:
+        with _existing(path) as database:
+            facts["database"] = {"path": str(path), "bytes": _bytes_under(path)}
+            facts["collections"] = [_described(database, name) for name in database.collections()]
+    if as_json:
+        return screen.print_json(facts)
+    build = facts["build"]
+    rows = [("nearfield", f"{build['version']} ({build['profile']} build)"), ("SIMD", build["simd"])]
+    if path is not None:
+        rows += [("database", f"{path} ({screen.size(facts['database']['bytes'])})")]
+    for found in facts.get("collections", []):
+        shape = f"{found['dimension'] or 'no'} dimensions, {found['metric']}"
+        rows += [("", ""), ("collection", found["name"]), ("records", f"{found['count']:,}"), ("vectors", shape)]
+        rows += [("embedder", found["embedder"] or "none")]
+    screen.out.print(screen.facts(rows))
+    return None
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path | None, typer.Argument(help="Any folder of text or Markdown.")] = None,
+    db: Annotated[Path | None, typer.Option("--db", help="Keep the database here; else it is gone at the end.")] = None,
+) -> None:
+    """Index a folder and ask it questions, by meaning and by keywords."""
+    run_demo(folder, db)
+
+
+def _print_summary(done: Summary, seconds: float, where: str, total: int) -> None:
+    parts = [screen.count(done.files, "file"), screen.count(done.passages, "passage")]
+    parts += [f"{done.embedded:,} embedded"]
+    parts += [
+        f"{number:,} {what}" for number, what in ((done.unchanged, "unchanged"), (done.removed, "removed")) if number
+    ]
+    screen.out.print(f"{', '.join(parts)} in {seconds:.1f} s", markup=False)
+    screen.out.print(f"{where} holds {screen.count(total, 'passage')}", markup=False, soft_wrap=True)
+    if done.empty:
+        screen.err.print(f"note: {screen.count(done.empty, 'file')} had no text", markup=False)
+    if done.others:
+        kinds = Counter(path.suffix or "no suffix" for path in done.others).most_common(6)
+        listed = ", ".join(f"{kind} ({number:,})" for kind, number in kinds)
+        screen.err.print(
+            f"note: {screen.count(len(done.others), 'file')} of other kinds left out: {listed}", markup=False
+        )
+    if done.problems:
+        screen.err.print(f"{screen.count(len(done.problems), 'file')} could not be read", markup=False)
+
+
+def _parsed(where: str | None) -> dict[str, Any] | None:
+    if where is None:
+        return None
+    try:
+        condition = json.loads(where)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--where") from None
+    if not isinstance(condition, dict):
+        raise typer.BadParameter(f'give an object such as {{"year": 2005}}, got {where}', param_hint="--where")
+    return condition
+
+
+def _existing(db: Path) -> Database:
+    """Open a database that is there: reading must not make one."""
+    if not db.exists():
+        raise NotFound(
+            f"there is no database {db}: make one with `nearfield index PATH --db {db}`, or give another --db"
+        )
+    return open_database(db)
+
+
+def _known(database: Database, name: str) -> Collection:
+    names = database.collections()
+    if name not in names:
+        there = ", ".join(map(repr, names)) or "none"
+        raise NotFound(f"{database.path} has no collection {name!r}; it has: {there}")
+    return database.collection(name)
+
+
+def _described(database: Database, name: str) -> dict[str, Any]:
+    docs = database.collection(name, embedder=None)
+    return {
+        "name": name,
+        "count": docs.count(),
+        "dimension": docs.dimension,
+        "metric": docs.metric,
+        "embedder": filled_by(docs),
+    }
+
+
+def _bytes_under(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,498 @@
+"""A collection: records (id, document, metadata, vector) that are searched by meaning."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+
+import numpy as np
+
+from nearfield import filters, inputs
+from nearfield.errors import AlreadyExists, Corrupt, EmbedderMismatch, InvalidInput, NotFound
+from nearfield.live import LiveIndex
+from nearfield.store import Store
+from nearfield.transaction import State, Stored, Transaction, taken_message
+from nearfield.types import Hit, Hits, Metadata, Metric, Record, Report, Where
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from nearfield.embed import Embedder, EmbedderLike
+
+MODES = ("dense",)
+
+
+class SearchOptions(TypedDict, total=False):
+    """What `Collection.search` takes by name."""
+
+    where: Where | None
+    where_document: Where | None
+    min_score: float | None
+    mode: str
+    recall: float | None
+    exact: bool
+    explain: bool
+
+
+class Collection:
+    """Records of one database under one name. Made by `Database.collection()`, not directly.
+
+    It may be used from many threads, after a fork, and, pickled, in other processes. All methods raise `Closed` after
+    the database was closed, `NotFound` after the collection was dropped, and a `StorageError` when the disk fails;
+    a method that raises has changed nothing.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        live: LiveIndex,
+        state: State,
+        embedder: EmbedderLike | None,
+        reopen: Callable[..., Collection],
+    ) -> None:
+        self._store = store
+        self._live = live
+        self._id = state.id
+        self._name = state.name
+        self._metric: Metric = inputs.metric(state.metric)
+        self._spec = embedder
+        self._reopen = reopen
+        self._embedder: Embedder | None = None
+        if embedder is not None and not isinstance(embedder, (str, os.PathLike)):  # nothing to load: told at once
+            self._check_identity(state, self._resolved())
+
+    @property
+    def name(self) -> str:
+        """The name, as it was first given."""
+        return self._name
+
+    @property
+    def metric(self) -> Metric:
+        """cosine, dot or l2."""
+        return self._metric
+
+    @property
+    def dimension(self) -> int | None:
+        """The length of the vectors; None before the first one, unless it was given."""
+        return self._state().dimension
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """What turns texts into vectors here; None when the collection was opened with embedder=None."""
+        return None if self._spec is None else self._resolved()
+
+    def __repr__(self) -> str:
+        return f"<Collection {self._name!r}: {self._metric}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(self._reopen, embedder=self._spec), (self._name,)
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        documents: str | Iterable[str | None] | None = None,
+        *,
+        ids: str | Iterable[str] | None = None,
+        embeddings: ArrayLike | None = None,
+        metadatas: Metadata | Iterable[Metadata | None] | None = None,
+    ) -> list[str]:
+        """Add new records; when this returns they are on the disk and in every process's next search.
+
+        Args:
+            documents: texts. Without embeddings, the collection's embedder makes their vectors.
+            ids: strings, new to the collection. Left out, they are made: unique, and ascending in time.
+            embeddings: vectors, shape (n, dimension), kept as float32. The first ones decide the dimension.
+            metadatas: dictionaries of str, int, float, bool, None, or lists of these.
+
+        A single text, id, vector or dictionary stands for a list of one.
+
+        Returns:
+            The ids, in the order of the records.
+
+        Raises:
+            AlreadyExists: an id is in the collection.
+            InvalidInput: anything else that is wrong with the arguments; EmbedderMismatch: the vectors in the
+                collection were made by another embedder.
+
+        Example:
+            >>> docs.add(["The cat sat on the mat."], ids=["cat"], metadatas=[{"year": 1999}])
+            ['cat']
+        """
+        return self._put(documents, ids, embeddings, metadatas, replace=False)
+
+    def upsert(
+        self,
+        documents: str | Iterable[str | None] | None = None,
+        *,
+        ids: str | Iterable[str] | None = None,
+        embeddings: ArrayLike | None = None,
+        metadatas: Metadata | Iterable[Metadata | None] | None = None,
+    ) -> list[str]:
+        """Like `add`, but a record whose id exists is replaced as a whole: what is not given is gone."""
+        return self._put(documents, ids, embeddings, metadatas, replace=True)
+
+    def update(
+        self,
+        ids: str | Iterable[str],
+        *,
+        documents: str | Iterable[str | None] | None = None,
+        embeddings: ArrayLike | None = None,
+        metadatas: Metadata | Iterable[Metadata | None] | None = None,
+    ) -> None:
+        """Change parts of existing records; what is not given, or given as None in a list, stays.
+
+        A new document is embedded anew, unless its vector is given too or the collection holds vectors only.
+        Metadata is replaced as a whole, not merged.
+
+        Raises:
+            NotFound: naming ids that do not exist.
+            InvalidInput: as `add`.
+
+        Example:
+            >>> docs.update("cat", metadatas={"year": 2000})
+        """
+        names = inputs.ids(ids)
+        texts = None if documents is None else inputs.documents(documents)
+        fields = None if metadatas is None else inputs.metadatas(metadatas)
+        state = self._state()
+        vectors = None if embeddings is None else inputs.vectors(embeddings, state.dimension)
+        if texts is None and fields is None and vectors is None:
+            raise InvalidInput("update() was given nothing to change: give documents, embeddings or metadatas")
+        inputs.same_length(ids=names, documents=texts, embeddings=vectors, metadatas=fields)
+        moved = list(range(len(names))) if vectors is not None else []
+        identity = None
+        with self._store.reading() as transaction:
+            self._rows(transaction, names)  # before anything is paid for
+        if texts is not None and vectors is None and state.embedder is not None:
+            moved = [at for at, text in enumerate(texts) if text is not None]
+            vectors, identity = self._encode(state, inputs.texts([texts[at] for at in moved], "documents"))
+        with self._store.writing() as transaction:
+            rows = self._rows(transaction, names)
+            if moved and vectors is not None:
+                state = self._settled(transaction, vectors, identity)
+            old = transaction.records(state.id, rows)
+            new = [
+                Stored(
+                    row,
+                    name,
+                    old[row].metadata if fields is None or (field := fields[at]) is None else field,
+                    old[row].document if texts is None or (text := texts[at]) is None else text,
+                )
+                for at, (name, row) in enumerate(zip(names, rows, strict=True))
+            ]
+            skip = set(moved)
+            transaction.rewrite(state, [record for at, record in enumerate(new) if at not in skip])
+            if moved and vectors is not None:  # a new vector is a new row
+                transaction.bury(state, [rows[at] for at in moved])
+                _, ids_, metadatas_, documents_ = zip(*(new[at] for at in moved), strict=True)
+                transaction.append(state, ids_, documents_, metadatas_, vectors)
+
+    def delete(self, ids: str | Iterable[str] | None = None, *, where: Where | None = None) -> int:
+        """Remove records by id, or all that match `where`, or (both given) those of the ids that match.
+
+        Returns:
+            How many records were removed. An id that does not exist counts as nothing; it is not an error.
+
+        Raises:
+            InvalidInput: neither was given, or `where` is wrong, or matches everything by being empty.
+        """
+        if ids is None and where is None:
+            raise InvalidInput("delete() needs ids or where; Database.drop(name) removes a whole collection")
+        condition = self._condition(where, None)
+        if ids is None and condition is None:
+            raise InvalidInput(f"where={where!r} matches every record; Database.drop(name) removes a whole collection")
+        names = None if ids is None else inputs.ids(ids, unique=False)
+        with self._store.writing() as transaction:
+            state = transaction.state(self._id, self._name)
+            rows = None if condition is None else transaction.rows(self._id, condition)
+            if names is not None:
+                named = np.fromiter(transaction.rows_of(self._id, names).values(), dtype=np.int64)
+                rows = named if rows is None else named[np.isin(named, rows)]
+            assert rows is not None
+            if len(rows):
+                transaction.bury(state, rows.tolist())
+        return len(rows)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def get(
+        self,
+        ids: str | Iterable[str] | None = None,
+        *,
+        where: Where | None = None,
+        where_document: Where | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+        include: Sequence[str] = ("documents", "metadatas"),
+    ) -> list[Record]:
+        """Records by id, in the order asked, or all of them, oldest first; of these, those that match.
+
+        "Oldest" is the age of the vector: a record whose vector was replaced moves to the end.
+
+        Args:
+            ids: ids that must exist. None: all records.
+            where, where_document: filters, see `nearfield.filters`.
+            limit, offset: how many to return (None: all), and how many to pass over first.
+            include: any of "documents", "metadatas", "embeddings".
+
+        Raises:
+            NotFound: naming ids that do not exist.
+            InvalidInput: a filter or another argument is wrong.
+
+        Example:
+            >>> [record.document for record in docs.get(where={"year": {"$lt": 2005}}, limit=10)]
+        """
+        names = None if ids is None else inputs.ids(ids, unique=False)
+        condition = self._condition(where, where_document)
+        start = inputs.not_negative(offset, "offset")
+        stop = None if limit is None else start + inputs.not_negative(limit, "limit")
+        wanted = inputs.include(include)
+        with self._store.reading() as transaction:
+            state = transaction.state(self._id, self._name)
+            if names is None:
+                rows = transaction.rows(self._id, condition, start=start, stop=stop).tolist()
+            else:
+                rows = self._rows(transaction, names)
+                if condition is not None:
+                    allowed = set(transaction.rows(self._id, condition).tolist())
+                    rows = [row for row in rows if row in allowed]
+                rows = rows[start:stop]
+            found = transaction.records(self._id, rows, documents="documents" in wanted)
+            vectors = transaction.vectors_of(state, rows) if "embeddings" in wanted else [None] * len(rows)
+        return [
+            Record(
+                found[row].id,
+                found[row].document,
+                json.loads(found[row].metadata) if "metadatas" in wanted else {},
+                vector,
+            )
+            for row, vector in zip(rows, vectors, strict=True)
+        ]
+
+    def peek(self, n: int = 10) -> list[Record]:
+        """The n oldest records."""
+        return self.get(limit=n)
+
+    def count(self, where: Where | None = None) -> int:
+        """How many records there are, or how many match `where`."""
+        condition = self._condition(where, None)
+        if condition is None:
+            return self._state().live
+        with self._store.reading() as transaction:
+            transaction.state(self._id, self._name)
+            return len(transaction.rows(self._id, condition))
+
+    @overload
+    def search(self, query: str, k: int = 10, **options: Unpack[SearchOptions]) -> Hits: ...
+    @overload
+    def search(
+        self, query: list[str] | tuple[str, ...], k: int = 10, **options: Unpack[SearchOptions]
+    ) -> list[Hits]: ...
+    @overload
+    def search(self, query: Any, k: int = 10, **options: Unpack[SearchOptions]) -> Any: ...
+    def search(
+        self,
+        query: Any,
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        where_document: Where | None = None,
+        min_score: float | None = None,
+        mode: str = "dense",
+        recall: float | None = None,
+        exact: bool = False,
+        explain: bool = False,
+    ) -> Any:
+        """The k records nearest to the query, best first; every record acknowledged before the call is considered.
+
+        Args:
+            query: a text or a vector of shape (dimension,); or a list of texts, or an array (q, dimension).
+            k: how many answers; fewer come back only when fewer records match.
+            where, where_document: only records that match these, see `nearfield.filters`.
+            min_score: leave out answers with a lower score.
+            mode: "dense", by the vectors.
+            recall: the share of the true answers to be found, in (0, 1]; None leaves it to the engine.
+            exact: demand the exact answer.
+            explain: fill `Hits.report` with what was done.
+
+        Returns:
+            `Hits` for one query, a list of `Hits` for several.
+
+        Raises:
+            InvalidInput: an argument is wrong (k < 1, an empty text, another dimension, NaN, an unknown operator),
+                or the collection holds vectors only and the query is a text.
+            EmbedderMismatch: the collection was filled by another embedder.
+
+        Example:
+            >>> for hit in docs.search("a feline resting on a rug", k=3, where={"year": {"$lt": 2005}}):
+            ...     print(f"{hit.score:.3f}  {hit.document}")
+        """
+        k = inputs.positive(k, "k")
+        if mode not in MODES:
+            raise InvalidInput(f"unknown mode {mode!r}; there is {', '.join(map(repr, MODES))}")
+        options = {"recall": inputs.share(recall, "recall"), "exact": bool(exact)}
+        lowest = inputs.number(min_score, "min_score")
+        condition = self._condition(where, where_document)
+        state = self._state()
+        queries = inputs.queries(query, state.dimension)
+        texts, vectors = queries.texts, queries.vectors
+        if vectors is None and texts is not None and state.live:
+            embedder = self._text_embedder(state)
+            vectors = inputs.vectors(
+                embedder.encode_queries(texts), state.dimension, f"vectors of embedder {embedder.identity!r}"
+            )
+        count = len(texts) if texts is not None else len(vectors) if vectors is not None else 0
+        if state.live == 0 or count == 0 or vectors is None:
+            report = Report("empty", True, count, 0, 0, 0, 0, 0.0)
+            answers: list[list[Hit]] = [[] for _ in range(count)]
+        else:
+            answers, report = self._answers(vectors, k, lowest, condition, options)
+        hits = [
+            Hits(tuple(answer), texts[at] if texts is not None else None, report if explain else None)
+            for at, answer in enumerate(answers)
+        ]
+        return hits[0] if queries.single else hits
+
+    # -- within -----------------------------------------------------------------------------------------------------
+
+    def _answers(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        lowest: float | None,
+        condition: tuple[str, list[Any]] | None,
+        options: dict[str, Any],
+    ) -> tuple[list[list[Hit]], Report]:
+        with self._store.reading() as transaction:
+            state = transaction.state(self._id, self._name)
+            if condition is not None:
+                options = options | {"allow": transaction.rows(self._id, condition)}
+            k = max(1, min(k, state.live))
+            rows, scores, report = self._live.search(transaction, state, vectors, k, **options)
+            good = rows >= 0
+            if lowest is not None:
+                good &= scores >= lowest
+            records = transaction.records(self._id, np.unique(rows[good]).tolist())
+        answers: list[list[Hit]] = []
+        for row_line, score_line, good_line in zip(rows, scores, good, strict=True):
+            kept = zip(row_line[good_line].tolist(), score_line[good_line].tolist(), strict=True)
+            answers.append([self._hit(records.get(row), score) for row, score in kept])
+        return answers, report
+
+    def _hit(self, record: Stored | None, score: float) -> Hit:
+        if record is None:
+            raise Corrupt(f"collection {self._name!r} has a vector without a record; restore it from a backup")
+        distance = 1.0 - score if self._metric == "cosine" else -score
+        return Hit(record.id, score, distance, record.document, json.loads(record.metadata))
+
+    def _put(self, documents: Any, ids: Any, embeddings: Any, metadatas: Any, *, replace: bool) -> list[str]:
+        if documents is None and embeddings is None:
+            raise InvalidInput("give documents, embeddings, or both")
+        texts = None if documents is None else inputs.documents(documents)
+        names = None if ids is None else inputs.ids(ids)
+        fields = None if metadatas is None else inputs.metadatas(metadatas)
+        state = self._state()
+        vectors = None if embeddings is None else inputs.vectors(embeddings, state.dimension)
+        count = inputs.same_length(documents=texts, ids=names, embeddings=vectors, metadatas=fields)
+        if count == 0:
+            return []
+        identity = None
+        if vectors is None:
+            assert texts is not None
+            said = inputs.texts(texts, "documents")
+            if names is not None and not replace:
+                with self._store.reading() as transaction:  # before the embedding is paid for
+                    if taken := transaction.rows_of(self._id, names):
+                        raise AlreadyExists(taken_message(self._name, [name for name in names if name in taken]))
+            vectors, identity = self._encode(state, said)
+        names = inputs.new_ids(count) if names is None else names
+        with self._store.writing() as transaction:
+            state = self._settled(transaction, vectors, identity)
+            if replace and (old := transaction.rows_of(self._id, names)):
+                transaction.bury(state, list(old.values()))
+            json_fields = ["{}"] * count if fields is None else [field or "{}" for field in fields]
+            transaction.append(state, names, texts or [None] * count, json_fields, vectors)
+        return names
+
+    def _settled(self, transaction: Transaction, vectors: NDArray[np.float32], identity: str | None) -> State:
+        """The state, in which dimension and embedder agree with these vectors: the first ones decide."""
+        state = transaction.state(self._id, self._name)
+        dimension = vectors.shape[1]
+        if state.dimension not in (None, dimension):
+            who = f"the embedder {identity!r} makes vectors of" if identity else "embeddings have"
+            raise InvalidInput(f"{who} {dimension} dimensions, collection {self._name!r} has {state.dimension}")
+        if identity is not None and state.embedder not in (None, identity):
+            raise EmbedderMismatch(_mismatch(state, identity))
+        if state.dimension is None or (identity is not None and state.embedder is None):
+            transaction.settle(self._id, dimension, identity or state.embedder)
+            state = transaction.state(self._id, self._name)
+        return state
+
+    def _state(self) -> State:
+        with self._store.reading() as transaction:
+            return transaction.state(self._id, self._name)
+
+    def _rows(self, transaction: Transaction, names: Sequence[str]) -> list[int]:
+        """The rows of ids that must exist, in their order."""
+        transaction.state(self._id, self._name)
+        rows = transaction.rows_of(self._id, names)
+        if missing := [name for name in names if name not in rows]:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise NotFound(
+                f"collection {self._name!r} has no records with the ids {', '.join(map(repr, missing[:3]))}{more}"
+            )
+        return [rows[name] for name in names]
+
+    def _condition(self, where: Where | None, where_document: Where | None) -> tuple[str, list[Any]] | None:
+        parsed = filters.parse(where, where_document)
+        return None if parsed is None else filters.to_sql(parsed)
+
+    def _encode(self, state: State, texts: list[str]) -> tuple[NDArray[np.float32], str]:
+        embedder = self._text_embedder(state)
+        made = inputs.vectors(
+            embedder.encode_documents(texts), state.dimension, f"vectors of embedder {embedder.identity!r}"
+        )
+        if len(made) != len(texts):
+            raise InvalidInput(
+                f"the embedder {embedder.identity!r} returned {len(made)} vectors for {len(texts)} texts"
+            )
+        return made, embedder.identity
+
+    def _text_embedder(self, state: State) -> Embedder:
+        if self._spec is None:
+            raise InvalidInput(
+                f"collection {self._name!r} was opened with embedder=None, so it takes vectors only: "
+                "give vectors, or open it with an embedder"
+            )
+        if state.embedder is None and state.next_row and self._spec == "default":
+            raise InvalidInput(
+                f"the vectors in collection {self._name!r} were given, not made from text, so a text cannot be "
+                "compared with them: give vectors, or open the collection with embedder=<the one that made them>"
+            )
+        embedder = self._resolved()
+        self._check_identity(state, embedder)
+        return embedder
+
+    def _resolved(self) -> Embedder:
+        if self._embedder is None:
+            from nearfield.embed import resolve
+
+            assert self._spec is not None
+            self._embedder = resolve(self._spec)
+        return self._embedder
+
+    def _check_identity(self, state: State, embedder: Embedder) -> None:
+        if state.embedder not in (None, embedder.identity):
+            raise EmbedderMismatch(_mismatch(state, embedder.identity))
+
+
+def _mismatch(state: State, identity: str) -> str:
+    return (
+        f"collection {state.name!r} was filled by the embedder {state.embedder!r}, not by {identity!r}; their vectors "
+        "cannot be compared. Open it with the embedder that filled it; or make a new collection and add the documents "
+        "again; or open it with embedder=None, to read it and to search with vectors"
+    )

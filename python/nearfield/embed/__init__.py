@@ -1,0 +1,121 @@
+"""Embedders: what turns texts into vectors.
+
+`LocalEmbedder` runs a BERT-family sentence encoder on this machine without torch; `SentenceTransformerEmbedder` runs
+any sentence-transformers model; `FunctionEmbedder` wraps a function of yours; anything with the five members of
+`Embedder` is one. Only `resolve` decides which of them a word such as "default" means.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
+from weakref import WeakValueDictionary
+
+from nearfield.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    from nearfield.embed.function import FunctionEmbedder as FunctionEmbedder
+    from nearfield.embed.local import LocalEmbedder as LocalEmbedder
+    from nearfield.embed.sentence_transformers import SentenceTransformerEmbedder as SentenceTransformerEmbedder
+    from nearfield.embed.texts import TruncationWarning as TruncationWarning
+
+_HOMES = {
+    "FunctionEmbedder": "function",
+    "LocalEmbedder": "local",
+    "SentenceTransformerEmbedder": "sentence_transformers",
+    "TruncationWarning": "texts",
+}
+__all__ = ["Embedder", "EmbedderLike", "resolve", *_HOMES]
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """What a collection needs of an embedder."""
+
+    @property
+    def dimension(self) -> int:
+        """The length of a vector."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest text, in tokens, that is read to its end; None when there is no limit or none is known."""
+
+    @property
+    def identity(self) -> str:
+        """Equal for two embedders, in any process, exactly when their vectors may be compared."""
+
+    def encode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The vectors of texts that are to be found: float32 (len(texts), dimension), in the order given."""
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The vectors of texts that are asked: float32 (len(texts), dimension), in the order given."""
+
+
+EmbedderLike: TypeAlias = "str | os.PathLike[str] | Embedder | Callable[[list[str]], ArrayLike]"
+
+# A model takes some hundred megabytes: collections of one process that ask for the same one share it.
+_shared: WeakValueDictionary[tuple[str, str | None], Any] = WeakValueDictionary()
+
+
+def resolve(spec: EmbedderLike) -> Embedder:
+    """Return the embedder that `spec` stands for.
+
+    Args:
+        spec: one of
+            - "default": `LocalEmbedder()`, all-MiniLM-L6-v2, from files that are already on this machine;
+            - a model's name or folder: `LocalEmbedder(spec)`, which may download a model that is not here yet;
+            - an `Embedder`: itself;
+            - a function from a list of texts to an array (n, dimension): `FunctionEmbedder(spec)`.
+
+    Raises:
+        InvalidInput: `spec` is none of these, or the model is not of the BERT family.
+        NotFound: there is no such model.
+        MissingExtra: a package that runs local models is not installed.
+
+    Example:
+        >>> from nearfield.embed import resolve
+        >>> def letters(texts):
+        ...     return [[text.count("a"), text.count("b")] for text in texts]
+        >>> resolve(letters).encode_documents(["abba"])
+        array([[2., 2.]], dtype=float32)
+    """
+    if isinstance(spec, str | os.PathLike):
+        key = (os.fspath(spec), os.environ.get("NEARFIELD_MODELS"))
+        embedder = _shared.get(key)
+        if embedder is None:
+            from nearfield.embed.local import LocalEmbedder
+
+            named = Path(spec) if isinstance(spec, os.PathLike) else spec
+            embedder = _shared[key] = LocalEmbedder() if spec == "default" else LocalEmbedder(named)
+        return cast("Embedder", embedder)
+    # Not isinstance(spec, Embedder): it reads the properties, and reading a dimension may cost a call.
+    if not isinstance(spec, type) and all(
+        callable(getattr(spec, name, None)) for name in ("encode_documents", "encode_queries")
+    ):
+        return cast("Embedder", spec)
+    if isinstance(spec, type) or hasattr(spec, "encode"):  # a sentence-transformers model is callable, but not on texts
+        name = spec.__name__ if isinstance(spec, type) else type(spec).__name__
+        raise InvalidInput(
+            f"embedder: got {name}, which is not an embedder itself; "
+            "give an instance, or wrap a sentence-transformers model: SentenceTransformerEmbedder(model)"
+        )
+    if callable(spec):
+        from nearfield.embed.function import FunctionEmbedder
+
+        return FunctionEmbedder(spec)
+    raise InvalidInput(
+        f"embedder: got {type(spec).__name__} {spec!r:.80}; give 'default', a model's name or folder, "
+        "an embedder, or a function from a list of texts to an array"
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nearfield.embed' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"nearfield.embed.{_HOMES[name]}"), name)

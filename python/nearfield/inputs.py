@@ -1,0 +1,246 @@
+"""What users hand to a collection: checked as a whole before anything is done with it.
+
+Each error names the argument, the position, what was found there and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nearfield.errors import InvalidInput
+from nearfield.filters import check_field, scalar
+from nearfield.types import METRICS, Metric
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+MAX_DIMENSION = 65_535  # of the index
+_INCLUDE = ("documents", "metadatas", "embeddings")
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+class Queries(NamedTuple):
+    """What to search for: `texts` or `vectors`, one of them None. `single`: one query was given, not a list of them."""
+
+    texts: list[str] | None
+    vectors: NDArray[np.float32] | None
+    single: bool
+
+
+def collection_name(name: object) -> str:
+    """A name that is also a folder name on every file system."""
+    if not isinstance(name, str):
+        raise InvalidInput(f"a collection name must be a string, got {name!r} ({type(name).__name__})")
+    legal = name.isascii() and name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+    if not legal or len(name) > 128 or name[0] == "." or name[-1] == "." or name.lower().split(".")[0] in _RESERVED:
+        raise InvalidInput(
+            f"{name[:140]!r} cannot be a collection name: use up to 128 letters (a-z, A-Z), digits, '-', '_' and '.', "
+            "with no '.' at either end, and no device name of Windows (con, nul, ...)"
+        )
+    return name
+
+
+def metric(value: object) -> Metric:
+    for known in METRICS:
+        if value == known:
+            return known
+    raise InvalidInput(f"unknown metric {value!r}; the metrics are {', '.join(METRICS)}")
+
+
+def dimension(value: object) -> int:
+    """The length of a vector."""
+    if (found := positive(value, "dimension")) > MAX_DIMENSION:
+        raise InvalidInput(f"dimension must be from 1 to {MAX_DIMENSION}, got {found}")
+    return found
+
+
+def share(value: object, name: str) -> float | None:
+    """A number in (0, 1], or None."""
+    if (found := number(value, name)) is not None and not 0 < found <= 1:
+        raise InvalidInput(f"{name} must be over 0 and at most 1, got {value!r}")
+    return found
+
+
+def number(value: object, name: str) -> float | None:
+    """A number, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or value != value:
+        raise InvalidInput(f"{name} must be a number or None, got {value!r} ({type(value).__name__})")
+    return float(value)
+
+
+def include(values: Sequence[str]) -> set[str]:
+    """Parts of a record, by name."""
+    names = {values} if isinstance(values, str) else set(values)
+    if unknown := names - set(_INCLUDE):
+        raise InvalidInput(f"include has {sorted(unknown)}; it may have {', '.join(_INCLUDE)}")
+    return names
+
+
+def positive(value: object, name: str) -> int:
+    """A whole number of at least 1, such as k."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InvalidInput(f"{name} must be a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+def not_negative(value: object, name: str) -> int:
+    """A whole number of at least 0, such as an offset."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise InvalidInput(f"{name} must be a whole number of at least 0, got {value!r}")
+    return int(value)
+
+
+def ids(values: object, *, unique: bool = True) -> list[str]:
+    """A list of ids (a single id is a list of one)."""
+    found = _listed(values, "ids", "strings")
+    for i, id in enumerate(found):
+        if not isinstance(id, str) or not id or "\0" in id:
+            kind = type(id).__name__
+            raise InvalidInput(
+                f"ids[{i}] must be a string that is not empty and has no NUL character, got {id!r} ({kind})"
+            )
+        _check_unicode(id, f"ids[{i}]")
+    if unique and len(set(found)) < len(found):
+        seen: set[str] = set()
+        twice = next(id for id in found if id in seen or seen.add(id))  # type: ignore[func-returns-value]
+        raise InvalidInput(
+            f"ids has {twice!r} more than once (first at {found.index(twice)}); each id may stand there once"
+        )
+    return found
+
+
+def new_ids(count: int) -> list[str]:
+    """Ids that no one else makes, ascending, so that the catalog appends them: milliseconds and 79 random bits."""
+    first = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(79)
+    return [f"{first + i:032x}" for i in range(count)]
+
+
+def documents(values: object) -> list[str | None]:
+    """A list of texts, None where there is none (a single text is a list of one)."""
+    found = _listed(values, "documents", "strings")
+    for i, text in enumerate(found):
+        if text is not None:
+            if not isinstance(text, str):
+                raise InvalidInput(f"documents[{i}] must be a string, got {text!r} ({type(text).__name__})")
+            _check_unicode(text, f"documents[{i}]")
+    return found
+
+
+def texts(values: Sequence[object], name: str) -> list[str]:
+    """Texts to be embedded: there must be something in them."""
+    for i, text in enumerate(values):
+        if not isinstance(text, str):
+            raise InvalidInput(f"{name}[{i}] must be a text, got {text!r} ({type(text).__name__})")
+        if not text.strip():
+            raise InvalidInput(
+                f"{name}[{i}] is empty: {text!r} has no meaning to embed; leave it out, or give its vector"
+            )
+        _check_unicode(text, f"{name}[{i}]")
+    return list(values)  # type: ignore[arg-type]
+
+
+def metadatas(values: object) -> list[str | None]:
+    """A list of metadata as JSON, None where there is none (a single dictionary is a list of one)."""
+    found = [values] if isinstance(values, Mapping) else _listed(values, "metadatas", "dictionaries")
+    return [None if item is None else _metadata(item, f"metadatas[{i}]") for i, item in enumerate(found)]
+
+
+def vectors(values: ArrayLike, dimension: int | None, name: str = "embeddings") -> NDArray[np.float32]:
+    """Finite vectors as float32 of shape (n, dimension); a single one of shape (dimension,) becomes (1, dimension)."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit becomes infinite, and is refused below
+            array = np.asarray(values)
+            array = array.astype(np.float32) if array.dtype.kind in "fiu" else _numbers(values, array, name)
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(f"{name} must be numbers in rows of equal length: {error}") from None
+    if array.ndim == 1 and array.size:
+        array = array[None, :]
+    if array.ndim != 2 or array.shape[1] == 0:
+        if array.size == 0 and array.ndim <= 2:
+            return np.empty((0, dimension or 0), dtype=np.float32)
+        raise InvalidInput(f"{name} must have the shape (n, dimension), got {array.shape}")
+    if array.shape[1] > MAX_DIMENSION:
+        raise InvalidInput(f"{name} have {array.shape[1]} dimensions, at most {MAX_DIMENSION} are possible")
+    if dimension is not None and array.shape[1] != dimension:
+        raise InvalidInput(
+            f"{name} have {array.shape[1]} dimensions, the collection has {dimension}; use the model it was filled with"
+        )
+    if not (finite := np.isfinite(array).all(axis=1)).all():
+        row = int(np.flatnonzero(~finite)[0])
+        raise InvalidInput(f"{name}[{row}] has NaN or infinite values (of float32); leave it out or mend it")
+    return np.ascontiguousarray(array)
+
+
+def queries(values: Any, dimension: int | None) -> Queries:
+    """A text, a vector, a list of texts or a 2-D array."""
+    if isinstance(values, str):
+        return Queries(texts([values], "query"), None, True)
+    if isinstance(values, np.ndarray) and values.dtype.kind in "UO":
+        values = values.tolist()
+    if isinstance(values, (list, tuple)) and any(isinstance(item, str) for item in values):
+        return Queries(texts(values, "query"), None, False)
+    if values is None or isinstance(values, (Mapping, bytes, bool, int, float)):
+        raise InvalidInput(
+            f"query must be a text, a vector, or a list of either, got {values!r} ({type(values).__name__})"
+        )
+    array = np.asarray(values) if not isinstance(values, np.ndarray) else values
+    found = vectors(array, dimension, "query")
+    return Queries(None, found, array.ndim == 1 and array.size > 0)
+
+
+def same_length(**columns: Sequence[Any] | NDArray[Any] | None) -> int:
+    """The number of items that all given columns have."""
+    counts = {name: len(column) for name, column in columns.items() if column is not None}
+    if len(set(counts.values())) > 1:
+        raise InvalidInput(
+            f"there must be as many of each, got {', '.join(f'{n} {name}' for name, n in counts.items())}"
+        )
+    return next(iter(counts.values()), 0)
+
+
+def _listed(values: object, name: str, of: str) -> list[Any]:
+    if isinstance(values, str):
+        return [values]
+    if not isinstance(values, Iterable) or isinstance(values, (bytes, Mapping)):
+        raise InvalidInput(f"{name} must be a list of {of}, got {values!r} ({type(values).__name__})")
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+
+def _metadata(item: object, place: str) -> str:
+    if not isinstance(item, Mapping):
+        raise InvalidInput(f"{place} must be a dictionary, got {item!r} ({type(item).__name__})")
+    plain: dict[str, Any] = {}
+    for key, value in item.items():
+        here = f"{place}[{key!r}]"
+        check_field(key, place)
+        if isinstance(value, (list, tuple)):
+            plain[key] = [scalar(element, f"{here}[{i}]") for i, element in enumerate(value)]
+        else:
+            plain[key] = scalar(value, here)
+    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
+    _check_unicode(text, place)
+    return text
+
+
+def _check_unicode(text: str, place: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"{place} holds half a surrogate pair at {error.start}, not text; decode it with errors='replace'"
+            ) from None
+
+
+def _numbers(values: ArrayLike, array: NDArray[Any], name: str) -> NDArray[np.float32]:
+    if array.dtype.kind in "bUSVMmc":
+        raise InvalidInput(f"{name} must be numbers, got {array.dtype}")
+    return np.asarray(values, dtype=np.float32)

@@ -1,0 +1,156 @@
+"""Sealed vectors: plain `.npy` files, written once, never changed.
+
+A segment holds the vectors of consecutive rows. It reaches its final name only when all of its bytes are on the disk,
+and counts only when the catalog names it. Whoever writes or removes one holds the catalog's write lock, so a file that
+the catalog does not name belongs to nobody: it was left by a crash.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nearfield.errors import Corrupt
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+VECTORS = "vectors"
+_TEMPORARY = ".tmp"
+
+
+class Segment(NamedTuple):
+    """A row of the table `segments`, and the file it stands for."""
+
+    path: Path
+    first_row: int
+    rows: int
+    dtype: str
+    crc32: int
+
+    def open(self, dimension: int) -> NDArray[Any]:
+        """The vectors, memory-mapped: shape (rows, dimension).
+
+        Raises:
+            Corrupt: the file is missing, or is not what the catalog says.
+        """
+        try:
+            vectors: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise Corrupt(
+                f"the vectors in {self.path} cannot be read ({error}); restore the file from a backup"
+            ) from error
+        if vectors.shape != (self.rows, dimension) or vectors.dtype != np.dtype(self.dtype):
+            raise Corrupt(
+                f"{self.path} holds {vectors.shape} {vectors.dtype}, the catalog says "
+                f"({self.rows}, {dimension}) {self.dtype}; restore the file from a backup"
+            )
+        return vectors
+
+
+def write(folder: Path, number: int, parts: Sequence[NDArray[np.float32]]) -> tuple[Path, int]:
+    """Write `parts` (each (n, d) float32), one after the other, as segment `number`; return its path and CRC-32.
+
+    When this returns, the file and its name are on the disk. When it raises, no file is left.
+    """
+    _make_folder(folder)
+    path = folder / file_name(number)
+    temporary = path.with_name(path.name + _TEMPORARY)
+    header = {"descr": "<f4", "fortran_order": False, "shape": (sum(map(len, parts)), parts[0].shape[1])}
+    crc = 0
+    try:
+        with temporary.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in filter(len, parts):
+                data = np.ascontiguousarray(part, dtype="<f4").data.cast("B")
+                crc = zlib.crc32(data, crc)
+                file.write(data)
+            file.flush()
+            sync(file.fileno())
+        temporary.replace(path)
+        sync_folder(folder)
+    except BaseException:
+        for leftover in (temporary, path):
+            with suppress(OSError):
+                leftover.unlink()
+        raise
+    return path, crc
+
+
+def file_name(number: int) -> str:
+    return f"{number:06d}.npy"
+
+
+def next_number(folder: Path, registered: int) -> int:
+    """A number that no file has: an orphan may be mapped by a reader, and is not written over."""
+    taken = [int(stem) for name in _files(folder) if (stem := name.split(".")[0]).isdigit()]
+    return max([registered, *taken]) + 1
+
+
+def orphans(root: Path, known: Callable[[], Iterable[Path]]) -> list[Path]:
+    """Files below `root` that no segment stands for.
+
+    The files are listed before `known` reads the catalog: a segment finished in between is not taken for an orphan.
+    """
+    files = [folder / name for folder in _folders(root) for name in _files(folder)]
+    names = set(known()) if files else set()
+    return [path for path in files if path not in names]
+
+
+def remove(root: Path, paths: Iterable[Path]) -> None:
+    """Remove files, and folders that are empty. What cannot be removed (Windows, while mapped) stays an orphan."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
+    for folder in _folders(root):
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def sync(descriptor: int) -> None:
+    """Return when the file's bytes are on the disk itself, not in its cache."""
+    try:
+        import fcntl
+
+        full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS, where fsync stops at the drive's cache
+        if full is not None:
+            fcntl.fcntl(descriptor, full)
+            return
+    except (ImportError, OSError):  # Windows has no fcntl, and some file systems no F_FULLFSYNC
+        pass
+    os.fsync(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in `folder` are on the disk."""
+    if os.name == "nt":  # Windows cannot open folders; NTFS journals names by itself
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    for path in (folder.parent, folder):
+        if not path.is_dir():
+            path.mkdir(exist_ok=True)
+            sync_folder(path.parent)
+
+
+def _folders(root: Path) -> list[Path]:
+    top = root / VECTORS
+    return sorted(path for path in top.iterdir() if path.is_dir()) if top.is_dir() else []
+
+
+def _files(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.name.endswith((".npy", _TEMPORARY)))

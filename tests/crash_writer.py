@@ -1,0 +1,57 @@
+"""A process that is killed: it makes changes without end and says of each, once it was acknowledged, that it was.
+
+Every change follows from the numbers of the life and of the change alone, so that the test can tell what must be there.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+
+DIMENSION = 16
+
+
+class Change(NamedTuple):
+    """Upsert `ids` with these vectors, or (without vectors) delete them."""
+
+    ids: list[str]
+    vectors: np.ndarray[Any, np.dtype[np.float32]] | None
+
+
+def change(life: int, number: int, mixed: bool) -> Change:
+    """The change of this number: one new record, or with `mixed` sometimes many, a replacement, a deletion."""
+    random = np.random.default_rng([life, number])
+    kind = int(random.integers(20)) if mixed else 0
+    earlier = f"{life}.{number - int(random.integers(1, 9))}.0"
+    if kind == 19:
+        return Change([earlier, f"{life}.{number - 1}.0"], None)
+    ids = [f"{life}.{number}.{i}" for i in range(90 if kind == 18 else 1)] + ([earlier] if kind in (16, 17) else [])
+    return Change(ids, random.standard_normal((len(ids), DIMENSION), dtype=np.float32))
+
+
+def document(id: str, number: int) -> str:
+    return f"document of {id} as of {number} " + "x" * (number % 300)
+
+
+def main(path: str, life: int, mixed: bool, count: int) -> None:
+    import nearfield as nf
+    from nearfield import transaction
+
+    if mixed:
+        transaction.SEAL_ROWS = 40
+    collection = nf.open(path).collection("c", embedder=None)
+    for number in range(count):
+        ids, vectors = change(life, number, mixed)
+        if vectors is None:
+            collection.delete(ids)
+        else:
+            texts = [document(id, number) for id in ids]
+            write = collection.upsert if mixed else collection.add
+            write(texts, ids=ids, embeddings=vectors, metadatas=[{"number": number, "id": id} for id in ids])
+        print(number, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "mixed", int(sys.argv[4]))

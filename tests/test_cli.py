@@ -1,0 +1,442 @@
+"""The dangers: a traceback for a user, a lie to a script, a look that makes a database, a demonstration that cheats."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import nearfield as nf
+from nearfield.chunk import passages
+from nearfield.cli import main
+from nearfield.cli.demo import QUESTIONS, STOP_WORDS, Keywords
+from nearfield.load import find_files, read_file
+
+CORPUS = Path(__file__).resolve().parents[1] / "examples" / "corpus"
+COMMAND = [sys.executable, "-c", "from nearfield.cli import main; main()"]
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command inside this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*words: str | Path) -> Ended:
+        monkeypatch.setattr("sys.argv", ["nearfield", *map(str, words)])
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
+            main()
+        return Ended(int(end.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "pets.md").write_text(
+        "---\nyear: 1999\n---\n"
+        "The cat sat on the mat and purred, while the old dog slept in front of the stove and dreamt of hares.\n\n"
+        "Goldfish live longer in a pond than in a bowl, for a bowl holds too little air and far too little room.\n"
+    )
+    (folder / "money.txt").write_text("Shares fell sharply on the exchange today.")
+    return folder
+
+
+def contents(db: Path, name: str = "docs") -> dict[str, str]:
+    with nf.open(db) as database:
+        return {record.id: record.document or "" for record in database.collection(name).get()}
+
+
+# Index
+
+
+def test_indexing_and_searching(run: Run, notes: Path) -> None:
+    ended = run("index", "notes")
+    assert ended.code == 0
+    assert "2 files, 3 passages, 3 embedded" in ended.out
+    assert ended.err == ""
+    ended = run("search", "a feline on a rug", "-k", "1")
+    assert ended.code == 0
+    assert re.search(r"1\s+0\.\d{3}\s+The cat sat", ended.out)
+    assert "notes/pets.md" in ended.out
+    assert "exchange" not in ended.out
+
+
+def test_a_second_run_embeds_nothing(run: Run, notes: Path) -> None:
+    run("index", "notes")
+    before = contents(Path("library.nf"))
+    assert "0 embedded, 3 unchanged" in run("index", "notes").out
+    assert "1 file, 2 passages, 0 embedded, 2 unchanged" in run("index", notes / "pets.md").out
+    assert contents(Path("library.nf")) == before
+
+
+def test_a_changed_file_leaves_no_stale_passage(run: Run, notes: Path) -> None:
+    run("index", "notes")
+    (notes / "pets.md").write_text("Only parrots now.")
+    ended = run("index", notes / "pets.md")
+    assert "1 embedded, 2 removed" in ended.out
+    assert sorted(contents(Path("library.nf")).values()) == [
+        "Only parrots now.",
+        "Shares fell sharply on the exchange today.",
+    ]
+    (notes / "pets.md").write_text("")
+    ended = run("index", "notes")
+    assert "1 file had no text" in ended.err
+    assert list(contents(Path("library.nf")).values()) == ["Shares fell sharply on the exchange today."]
+
+
+def test_changed_metadata_alone_is_noticed(run: Run, notes: Path) -> None:
+    run("index", "notes")
+    (notes / "pets.md").write_text((notes / "pets.md").read_text().replace("1999", "2010"))
+    assert "2 embedded, 1 unchanged" in run("index", "notes").out
+    assert len(json.loads(run("search", "cat", "--where", '{"year": 2010}', "--json").out)["hits"]) == 2
+
+
+def test_a_deleted_file_goes_with_its_folder_only(run: Run, notes: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes2").mkdir()
+    (tmp_path / "notes2" / "other.txt").write_text("Another folder whose name begins alike.")
+    run("index", "notes", "notes2")
+    with nf.open("library.nf") as database:
+        database.collection("docs").add(ids="mine", documents="Added by hand.")
+    (notes / "pets.md").unlink()
+    (tmp_path / "notes2" / "other.txt").unlink()
+    assert "2 removed" in run("index", "notes").out
+    assert sorted(Path(id).name for id in contents(Path("library.nf"))) == ["mine", "money.txt", "other.txt"]
+
+
+def test_a_broken_file_is_told_and_keeps_what_was_there(run: Run, notes: Path) -> None:
+    run("index", "notes")
+    before = contents(Path("library.nf"))
+    (notes / "pets.md").write_bytes(b"caf\xe9")
+    (notes / "rows.jsonl").write_text('{"text": "fine"}\n{broken')
+    (notes / "photo.png").write_bytes(b"")
+    ended = run("index", "notes")
+    assert ended.code == 1
+    assert re.search(r"problem: .*pets\.md: not UTF-8", ended.err)
+    assert re.search(r"problem: .*rows\.jsonl: line 2 is not valid JSON", ended.err)
+    assert "2 files could not be read" in ended.err
+    assert ".png (1)" in ended.err
+    assert contents(Path("library.nf")) == before
+    ended = run("index", "notes", "--json")
+    assert ended.code == 1
+    assert len(json.loads(ended.out)["problems"]) == 2
+
+
+def test_passages_do_not_enter_a_collection_of_bare_vectors(run: Run, notes: Path) -> None:
+    with nf.open("library.nf") as database:
+        database.collection("docs", embedder=None).add(embeddings=[[1.0] * 384])
+    ended = run("index", "notes")
+    assert ended.code == 1
+    assert "not made from text" in ended.err
+    assert len(contents(Path("library.nf"))) == 1
+
+
+# Scripts
+
+
+def test_json_is_the_whole_of_stdout(run: Run, notes: Path) -> None:
+    assert json.loads(run("index", "notes", "--json").out)["embedded"] == 3
+    ended = run("search", "feline", "--json", "-k", "1")
+    answer = json.loads(ended.out)
+    (hit,) = answer["hits"]
+    assert (answer["query"], hit["rank"], hit["metadata"]["year"], ended.err) == ("feline", 1, 1999, "")
+    assert set(hit) == {"rank", "id", "score", "distance", "document", "metadata"}
+    info = json.loads(run("info", "--json").out)
+    assert info["build"]["profile"] == "release"
+    (described,) = info["collections"]
+    assert (described["name"], described["count"], described["dimension"], described["metric"]) == (
+        "docs",
+        3,
+        384,
+        "cosine",
+    )
+    assert "MiniLM" in described["embedder"]
+    assert info["database"]["bytes"] > 3 * 384 * 4
+
+
+def test_no_match_is_said_and_no_failure(run: Run, notes: Path) -> None:
+    run("index", "notes")
+    ended = run("search", "cat", "--min-score", "0.999")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("No matches in collection 'docs' of library.nf within")
+    assert json.loads(run("search", "cat", "--where", '{"year": 1}', "--json").out)["hits"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["search", "x", "--db", "nowhere.nf"], "there is no database nowhere.nf: make one with"),
+        (["info", "--db", "nowhere.nf"], "there is no database nowhere.nf"),
+        (["search", "x", "--collection", "other"], "has no collection 'other'; it has: 'docs'"),
+        (["search", " "], "empty"),
+        (["search", "x", "--where", '{"a": {"$what": 1}}'], "$what"),
+        (["search", "x", "--db", "notes"], "notes"),
+        (["index", "nowhere"], "nowhere: no such file or folder"),
+        (["demo", "nowhere"], "nowhere: no such file or folder"),
+    ],
+)
+def test_an_error_is_one_sentence(run: Run, notes: Path, words: list[str], said: str) -> None:
+    run("index", notes / "money.txt")
+    ended = run(*words)
+    assert ended.code == 1
+    assert ended.out == ""
+    assert ended.err.startswith("error: ")
+    assert said in ended.err
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dance"],
+        ["search"],
+        ["search", "x", "-k", "0"],
+        ["search", "x", "--where", "{"],
+        ["search", "x", "--where", "[1]"],
+        ["index"],
+        ["info", "--nonsense"],
+    ],
+)
+def test_wrong_usage_is_told_apart(run: Run, words: list[str]) -> None:
+    ended = run(*words)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Error" in ended.err
+
+
+@pytest.mark.parametrize(
+    "words", [["search", "x"], ["search", "x", "--db", "sub/new.nf"], ["info"], ["info", "--db", "new.nf"]]
+)
+def test_looking_makes_no_database(run: Run, tmp_path: Path, words: list[str]) -> None:
+    run(*words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_looking_makes_no_collection(run: Run, notes: Path) -> None:
+    run("index", "notes")
+    run("search", "x", "--collection", "other")
+    run("info")
+    with nf.open("library.nf") as database:
+        assert database.collections() == ["docs"]
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version") == (0, f"nearfield {nf.__version__}\n", "")
+    assert all(name in run("--help").out for name in ("index", "search", "info", "demo"))
+
+
+# The terminal
+
+
+def test_a_document_cannot_steer_the_terminal(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "evil.txt").write_text(
+        "A [bold red]trap[/bold] [/] \x1b[2J\x1b]0;owned\x07 for cats \u202e and \x9b31m mice."
+    )
+    assert run("index", "evil.txt").code == 0
+    ended = run("search", "trap")
+    assert ended.code == 0
+    assert "[bold red]trap[/bold] [/]" in ended.out
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", ended.out)
+
+
+@pytest.mark.parametrize("width", [30, 60, 200])
+def test_lines_fit_the_terminal(run: Run, notes: Path, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    run("index", "notes")
+    for ended in (run("search", "feline"), run("info"), run("demo", "notes")):
+        table = ended.out.partition("Your own:")[0]
+        assert max(map(len, table.splitlines())) <= width
+
+
+def test_a_terminal_without_unicode_is_no_reason_to_fail(notes: Path, tmp_path: Path) -> None:
+    (notes / "money.txt").write_text("Ünïcode – naïve 日本 prices.")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for words in (["index", "notes"], ["search", "prices"], ["search", "prices", "--json"]):
+        ended = subprocess.run(
+            [*COMMAND, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert ended.returncode == 0, ended.stderr
+    assert any("日本" in hit["document"] for hit in json.loads(ended.stdout)["hits"])
+
+
+def test_missing_extra_is_one_sentence() -> None:
+    for package in ("typer", "rich"):
+        code = f"import sys; sys.modules[{package!r}] = None; from nearfield.cli import main; main()"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 1
+        assert "pip install 'nearfield[cli]'" in ended.stderr
+        assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals and pipes of Unix")
+def test_a_reader_that_leaves_is_no_error(run: Run, notes: Path, tmp_path: Path) -> None:
+    run("index", "notes")
+    for words in (["search", "cat", "--json"], ["search", "cat"], ["--help"]):
+        process = subprocess.Popen([*COMMAND, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # as `head` does
+        assert process.stderr.read() == b""
+        assert process.wait(60) in (0, 1)
+        process.stderr.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_ctrl_c_ends_quietly_and_keeps_what_was_stored(tmp_path: Path) -> None:
+    lines = (json.dumps({"text": f"Number {n}: " + "a sentence of some length, " * 20}) for n in range(3000))
+    (tmp_path / "many.jsonl").write_text("\n".join(lines))
+    process = subprocess.Popen(
+        [*COMMAND, "index", "many.jsonl"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if (tmp_path / "library.nf").is_dir() and contents(tmp_path / "library.nf"):
+                break
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (out, err) == (b"", b"")
+    assert 0 < len(contents(tmp_path / "library.nf")) < 3000
+
+
+# The demonstration
+
+ANSWERS = {
+    "a feline resting on a rug": "Our cat loves the carpet",
+    "my automobile refuses to start on cold mornings": "a tired battery",
+    "why did the stock market crash": "In October 1929",
+    "how can I fall asleep faster at night": "People who lie awake",
+    "what to do when a person's heart stops beating": "When somebody collapses",
+}
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[str]:
+    return [p.text for file in find_files([CORPUS]).files for d in read_file(file) for p in passages(d.text)]
+
+
+def content_words(text: str) -> set[str]:
+    """First four letters of each word that is no stop word: coarser than any stemmer, on purpose."""
+    return {word[:4] for word in re.findall(r"\w+", re.sub(r"['’]s\b", "", text.lower())) if word not in STOP_WORDS}
+
+
+def test_the_corpus_is_large_enough_and_each_paragraph_has_metadata(corpus: list[str]) -> None:
+    assert len(corpus) >= 80
+    assert len(set(corpus)) == len(corpus)
+    topics = set()
+    for file in find_files([CORPUS]).files:
+        for document in read_file(file):
+            assert {"source", "title"} <= set(document.metadata)
+            topics.add(document.metadata.get("topic", file.stem))
+    assert len(topics) >= 8
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_demonstration_does_not_cheat(question: str, corpus: list[str]) -> None:
+    """The right answer shares no content word with its question; keyword search finds another passage, and it does."""
+    (answer,) = [text for text in corpus if ANSWERS[question] in text]
+    assert content_words(question)
+    assert not content_words(question) & content_words(answer)
+    found = Keywords(corpus).best(question)
+    assert found is not None
+    assert corpus[found[0]] != answer
+    assert content_words(question) & content_words(corpus[found[0]])
+
+
+def test_the_demonstration_finds_the_right_answers(corpus: list[str]) -> None:
+    with nf.open() as database:
+        docs = database.collection("docs")
+        docs.add(documents=corpus)
+        for question in QUESTIONS:
+            best, second = docs.search(question, k=2)
+            assert ANSWERS[question] in (best.document or "")
+            assert best.score > second.score + 0.02
+
+
+def test_the_demonstration_prints_both_answers(run: Run) -> None:
+    for words in (["demo", CORPUS], ["demo"]):
+        ended = run(*words)
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out.count("by meaning") == ended.out.count("by keywords") == len(QUESTIONS)
+        assert all(question in ended.out for question in QUESTIONS)
+        assert "Indexed 107 passages of 11 files" in ended.out
+        assert "nearfield search" in ended.out
+
+
+def test_the_demonstration_takes_any_folder_and_keeps_the_database(run: Run, notes: Path) -> None:
+    ended = run("demo", "notes", "--db", "kept.nf")
+    assert ended.code == 0
+    assert ended.out.count("by meaning") == 3
+    assert len(contents(Path("kept.nf"))) == 3
+    assert "--db kept.nf" in ended.out
+
+
+def test_the_demonstration_of_an_empty_folder_says_so(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    ended = run("demo", "empty")
+    assert (ended.code, ended.out) == (1, "")
+    assert "no text was found" in ended.err
+
+
+def test_without_the_repository_the_demonstration_asks_for_a_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nearfield.cli.demo.__file__", "/nowhere/at/all/nearfield/cli/demo.py")
+    ended = run("demo")
+    assert ended.code == 1
+    assert "nearfield demo FOLDER" in ended.err
+
+
+def test_keyword_matching_is_a_fair_opponent() -> None:
+    texts = ["The dogs were barking.", "A cat.", "Cats and cats and dogs, and much else that is long.", ""]
+    keywords = Keywords(texts)
+    assert keywords.best("does a dog bark?") == (0, pytest.approx(2.2, abs=2))
+    found = keywords.best("cat")
+    assert found is not None
+    assert found[0] in (1, 2)
+    assert keywords.best("the and of") is None
+    assert keywords.best("zebra") is None
+    assert Keywords([]).best("cat") is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_in_a_terminal_the_demonstration_lets_you_ask(notes: Path, tmp_path: Path) -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    process = subprocess.Popen([*COMMAND, "demo", "notes"], cwd=tmp_path, stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    os.write(master, b"a pet that purrs\n\n")
+    seen = b""
+    while True:
+        try:
+            piece = os.read(master, 4096)
+        except OSError:
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(master)
+    assert process.wait(60) == 0
+    assert b"Ask something yourself" in seen
+    assert seen.count(b"by meaning") == 4

@@ -1,0 +1,283 @@
+"""The dangers of the machine: a full disk, no permission, an fsync that never happens."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nearfield as nf
+from databases import DIMENSION, files, filled, intact, vectors
+from nearfield import schema, segments, transaction
+from nearfield.errors import DiskFull, ReadOnly, StorageError
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transaction, "SEAL_ROWS", 8)
+
+
+# -- a full disk -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["write", "sync", "rename", "sync_folder"])
+def test_a_disk_that_is_full_while_sealing_changes_nothing(
+    tmp_path: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    made = filled(tmp_path / "x.nf")
+    db = nf.open(tmp_path / "x.nf")
+    with monkeypatch.context() as patch:
+        if step == "rename":
+            patch.setattr(Path, "replace", full)
+        elif step == "write":
+            patch.setattr(np.lib.format, "write_array_header_1_0", full)
+        else:
+            patch.setattr(segments, step, full)
+        with pytest.raises(DiskFull, match="make room"):
+            db.collection("c", embedder=None).add(embeddings=vectors(10, 1))
+    assert files(tmp_path / "x.nf") == ["000001.npy"]
+    intact(tmp_path / "x.nf", made)
+    db.collection("c", embedder=None).add(embeddings=vectors(10, 1))  # there is room again
+    assert db.collection("c", embedder=None).count() == 20
+    assert files(tmp_path / "x.nf") == ["000001.npy", "000002.npy"]
+    db.close()
+
+
+def test_ctrl_c_between_the_segment_and_the_commit_changes_nothing(
+    tmp_path: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = filled(tmp_path / "x.nf")
+    seal = transaction.Transaction._seal
+
+    def interrupted(*arguments: Any) -> None:
+        seal(*arguments)
+        raise KeyboardInterrupt
+
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        monkeypatch.setattr(transaction.Transaction, "_seal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            collection.add(embeddings=vectors(10, 1))
+        assert files(tmp_path / "x.nf") == ["000001.npy"]
+        assert collection.count() == 10
+    intact(tmp_path / "x.nf", made)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_catalog_that_cannot_grow_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sealed: bool
+) -> None:
+    monkeypatch.setattr(transaction, "SEAL_ROWS", 8 if sealed else 10**6)
+    made = filled(tmp_path / "x.nf")
+    connect = schema.connect
+
+    def cramped(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.execute("PRAGMA max_page_count = 20")
+        return connection
+
+    before = files(tmp_path / "x.nf") if sealed else []
+    with monkeypatch.context() as patch, nf.open(tmp_path / "x.nf") as db:
+        patch.setattr(schema, "connect", cramped)
+        collection = db.collection("c", embedder=None)
+        for documents in (["x" * 1000] * 200, ["x" * 300_000]):
+            with pytest.raises(DiskFull, match="make room"):
+                collection.add(documents, embeddings=vectors(len(documents), 1))
+        assert collection.count() == 10
+        collection.delete("9")  # it goes on working
+        collection.add("text 9", ids="9", embeddings=made[9], metadatas={"n": 9})
+    if sealed:
+        assert files(tmp_path / "x.nf") == before
+    intact(tmp_path / "x.nf", made)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 2 MB, where the machine lets us make one."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)]
+    if sys.platform != "linux" or not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root can mount")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_really_full_disk_keeps_what_was_acknowledged(tiny_disk: Path) -> None:
+    made = filled(tiny_disk / "x.nf")
+    db = nf.open(tiny_disk / "x.nf")
+    collection = db.collection("c", embedder=None)
+    with pytest.raises(DiskFull, match="make room"):  # a segment that does not fit
+        collection.add(embeddings=np.ones((200_000, DIMENSION)))
+    assert files(tiny_disk / "x.nf") == []
+    acknowledged: list[str] = []
+    with pytest.raises(DiskFull, match="make room"):  # noqa: PT012  (a catalog that grows step by step)
+        while len(acknowledged) < 10_000:
+            acknowledged += collection.add("x" * 5000, embeddings=np.ones(DIMENSION))
+    assert len(acknowledged) > 10
+    assert collection.count() == 10 + len(acknowledged)
+    assert len(collection.search(made[3], k=10_000)) == 10 + len(acknowledged)
+    db.close()
+    subprocess.run(["mount", "-o", "remount,size=64m", str(tiny_disk)], check=True)
+    with nf.open(tiny_disk / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        assert [record.id for record in collection.get()][10:] == acknowledged
+        collection.add("x" * 5000, embeddings=np.ones(DIMENSION))
+        collection.delete(acknowledged)
+        collection.delete(where={"n": {"$exists": False}})
+    intact(tiny_disk / "x.nf", made)
+
+
+# -- no permission ---------------------------------------------------------------------------------------------------
+
+READER = """
+import mmap, os, sys
+import numpy, nearfield as nf, nearfield.database, nearfield.index
+if os.getuid() == 0:
+    os.setuid(65534)  # root may write everywhere
+db = nf.open(sys.argv[1])
+collection = db.collection("c", embedder=None)
+assert collection.count() == 10, collection.count()
+assert collection.search([1.0, 2.0, 3.0, 4.0], k=3).ids == sys.argv[2].split(), "search"
+for write in (
+    lambda: collection.add(embeddings=[[1, 2, 3, 4]]),
+    lambda: db.collection("new"),
+    lambda: collection.delete("1"),
+    lambda: nf.open(sys.argv[1] + "/new.nf"),
+):
+    try:
+        write()
+    except nf.errors.ReadOnly as error:
+        assert "cannot be written" in str(error) or "no permission" in str(error), error
+    else:
+        raise AssertionError("it was written")
+print("read only")
+"""
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+@pytest.mark.skipif(os.name == "nt", reason="modes are POSIX")
+def test_a_folder_without_write_permission_can_be_read(tmp_path: Path, small_segments: None, in_use: bool) -> None:
+    filled(tmp_path / "x.nf")
+    with nf.open(tmp_path / "x.nf") as db:
+        wanted = db.collection("c", embedder=None).search([1.0, 2.0, 3.0, 4.0], k=3).ids
+        if not in_use:
+            db.close()
+        for folder in tmp_path.parents:
+            if folder.stat().st_uid == os.getuid() and folder != Path("/tmp"):
+                folder.chmod(folder.stat().st_mode | 0o055)
+            if folder.name.startswith("pytest-of"):
+                break
+        for path in [tmp_path, *tmp_path.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        command = [sys.executable, "-c", READER, str(tmp_path / "x.nf"), " ".join(wanted)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        for path in [tmp_path, *tmp_path.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        assert (run.stderr, run.stdout) == ("", "read only\n")
+
+
+def test_a_read_only_database_with_unmerged_changes_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path / "x.nf")
+    with nf.open(tmp_path / "x.nf") as db:
+        db.collection("c", embedder=None).add(embeddings=vectors(1))
+        copy = tmp_path / "copy.nf"
+        shutil.copytree(tmp_path / "x.nf", copy, ignore=shutil.ignore_patterns("*-shm"))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    def no_shared_memory(*_: Any) -> int:  # what SQLite does when it cannot make the -shm file
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(schema, "version", no_shared_memory)
+    with pytest.raises(ReadOnly, match=r"last changes are still in catalog\.sqlite-wal"):
+        nf.open(copy)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_made_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(ReadOnly, match="no permission to write"):
+        nf.open(tmp_path / "x.nf")
+
+
+# -- syncing ---------------------------------------------------------------------------------------------------------
+
+WRITER = """
+import os, sys
+import numpy as np
+import nearfield as nf, nearfield.transaction
+nearfield.transaction.SEAL_ROWS = 50
+db = nf.open(sys.argv[1], durability=sys.argv[2])
+collection = db.collection("c", embedder=None, dimension=4)
+os.write(1, b"BEGIN")
+for i in range(20):
+    collection.add(embeddings=np.ones((1, 4)), ids=str(i))
+    os.write(1, b"ADDED")
+collection.add(embeddings=np.ones((50, 4)))
+os.write(1, b"SEALED")
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("durability", ["full", "relaxed"])
+def test_the_disk_is_synced_before_a_write_is_acknowledged(tmp_path: Path, durability: str) -> None:
+    """Counted in the system calls, not assumed."""
+    trace = tmp_path / "trace"
+    strace = ["strace", "-f", "-y", "-e", "trace=fsync,fdatasync,write,rename", "-o", str(trace)]
+    if not shutil.which("strace") or subprocess.run([*strace, "true"], capture_output=True).returncode:
+        pytest.skip("needs strace")
+    command = [*strace, sys.executable, "-c", WRITER, str(tmp_path / "x.nf"), durability]
+    subprocess.run(command, capture_output=True, check=True, timeout=120)
+    calls = trace.read_text().split('"BEGIN"', 1)[1]
+    *adds, bulk = calls.split('"ADDED"')
+    assert len(adds) == 20
+    synced = [bool(re.search(r"(fsync|fdatasync)\(\d+<[^>]*catalog\.sqlite-wal>\) += 0", add)) for add in adds]
+    assert all(synced) if durability == "full" else not any(synced[1:])
+    # Whatever the durability: a segment is on the disk, then named, then its name is on the disk, then it counts.
+    events = re.findall(r"f(?:data)?sync\(\d+<[^>]*/x\.nf/([^>]*)>\)|(rename)\(", bulk.split('"SEALED"')[0])
+    names = [name or rename for name, rename in events]
+    sealing = ["vectors/c/000001.npy.tmp", "rename", "vectors/c"]
+    at = names.index(sealing[0])
+    assert names[at : at + 3] == sealing
+    if durability == "full":
+        assert names[at + 3 :] == ["catalog.sqlite-wal"]
+
+
+@pytest.mark.parametrize(("durability", "level"), [("full", 2), ("relaxed", 1)])
+def test_every_connection_syncs_as_was_asked(tmp_path: Path, durability: Any, level: int) -> None:
+    with nf.open(tmp_path / "x.nf", durability=durability) as db:
+        db.collection("c")
+        for connection in (db._store._reader, db._store._writer):
+            assert connection is not None
+            assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
+
+
+def test_an_error_of_the_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    made = filled(tmp_path / "x.nf")
+    with nf.open(tmp_path / "x.nf") as db, monkeypatch.context() as patch:
+        patch.setattr(transaction, "SEAL_ROWS", 1)
+        patch.setattr(segments, "sync", broken)
+        with pytest.raises(StorageError, match="Input/output error"):
+            db.collection("c", embedder=None).add(embeddings=vectors(1))
+    intact(tmp_path / "x.nf", made)

@@ -1,0 +1,38 @@
+"""The danger: an example that no longer runs, or that says something else than it used to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SAYS = {
+    "semantic_search.py": ["107 passages", "Animals at home", "The telephone: Alexander", "1608  The telescope"],
+    "vectors_only.py": ["nearest: [42,", "exact: True", "9999 vectors after a removal; 42 is gone: True"],
+    "persistence.py": [
+        "kept: 3 notes",
+        "plumbing: tap",
+        "done: ['soup', 'tap']",
+        "left: ['moon']",
+        "refused: collection 'notes'",
+    ],
+}
+
+
+def test_every_example_is_run_here() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(SAYS)
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_example(name: str, tmp_path: Path) -> None:
+    assert len((EXAMPLES / name).read_text().splitlines()) < 60
+    run = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / name], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    for text in SAYS[name]:
+        assert text in run.stdout
+    assert not list(tmp_path.iterdir()), "an example leaves nothing behind"
