@@ -221,8 +221,9 @@ def table(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"{result['speed_ratio_to_best_peer']} x the best peer's speed, "
-        f"{result['memory_ratio_to_smallest_peer']} x the smallest peer's memory (the first use, which builds the graph: {result['peak_mib_first_use']} MiB), lowest "
-        f"cosine between the two {result['lowest_cosine']}",
+        f"{result['memory_ratio_to_smallest_peer']} x the smallest peer's memory "
+        f"(the first use, which builds the graph: {result['peak_mib_first_use']} MiB), "
+        f"lowest cosine between the two {result['lowest_cosine']}",
     ]
     return "\n".join(lines)
 

@@ -152,6 +152,18 @@ def test_passages_do_not_enter_a_collection_of_bare_vectors(run: Run, notes: Pat
     assert len(contents(Path("library.nf"))) == 1
 
 
+def test_a_passage_longer_than_the_model_reads_is_told_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nearfield.cli.indexing.BATCH", 2)
+    (tmp_path / "dense.txt").write_text("\n\n".join("¤§¶" * 260 + f" {n}." for n in range(5)))
+    ended = run("index", "dense.txt")
+    assert (ended.code, ended.err) == (
+        0,
+        "note: some passages are longer than the model reads; their ends are not searched\n",
+    )
+
+
 # Scripts
 
 

@@ -148,6 +148,8 @@ def _print_summary(done: Summary, seconds: float, where: str, total: int) -> Non
     ]
     screen.out.print(f"{', '.join(parts)} in {seconds:.1f} s", markup=False)
     screen.out.print(f"{where} holds {screen.count(total, 'passage')}", markup=False, soft_wrap=True)
+    if done.truncated:
+        screen.err.print("note: some passages are longer than the model reads; their ends are not searched")
     if done.empty:
         screen.err.print(f"note: {screen.count(done.empty, 'file')} had no text", markup=False)
     if done.others:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,11 @@ from nearfield.chunk import passages
 from nearfield.collection import Collection
 from nearfield.database import Database
 from nearfield.embed.local import LocalEmbedder
+from nearfield.embed.texts import TruncationWarning
 from nearfield.errors import InvalidInput, NearfieldError
 from nearfield.load import find_files, id_of, read_file
 
-BATCH = 256  # passages that are embedded and stored at a time: what Ctrl-C can lose
+BATCH = 64  # passages embedded and stored at a time: how often the bar moves, and what Ctrl-C can lose
 PAGE = 50_000
 
 Entry = tuple[str, dict[str, Any]]  # a passage and its metadata
@@ -36,6 +38,7 @@ class Summary:
     embedded: int = 0
     unchanged: int = 0
     removed: int = 0
+    truncated: bool = False  # some passages are longer than the model reads
 
 
 def open_for_text(database: Database, name: str) -> Collection:
@@ -87,7 +90,14 @@ def index_paths(collection: Collection, paths: Sequence[str | Path], bars: Progr
     for batch in _batches(todo, BATCH):
         texts, metadatas = zip(*(wanted[id] for id in batch), strict=True)
         try:
-            collection.upsert(texts, ids=batch, metadatas=metadatas)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", TruncationWarning)
+                collection.upsert(texts, ids=batch, metadatas=metadatas)
+            for warning in caught:
+                if issubclass(warning.category, TruncationWarning):
+                    done.truncated = True  # told once at the end, not once a batch
+                else:
+                    warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         except InvalidInput as error:
             raise InvalidInput(f"{batch[0]} and what follows it could not be stored: {error}") from error
         bars.advance(task, len(batch))
