@@ -14,7 +14,7 @@ from nearfield import filters, inputs
 from nearfield.errors import AlreadyExists, Corrupt, EmbedderMismatch, InvalidInput, NotFound
 from nearfield.live import LiveIndex
 from nearfield.store import Store
-from nearfield.transaction import State, Stored, Transaction, taken_message
+from nearfield.transaction import State, Stored, Transaction, mismatch_message, taken_message
 from nearfield.types import Hit, Hits, Metadata, Metric, Record, Report, Where
 
 if TYPE_CHECKING:
@@ -83,6 +83,11 @@ class Collection:
     def embedder(self) -> Embedder | None:
         """What turns texts into vectors here; None when the collection was opened with embedder=None."""
         return None if self._spec is None else self._resolved()
+
+    @property
+    def embedder_identity(self) -> str | None:
+        """The identity of the embedder that made the vectors; None when they were given, or there are none."""
+        return self._state().embedder
 
     def __repr__(self) -> str:
         return f"<Collection {self._name!r}: {self._metric}>"
@@ -426,7 +431,7 @@ class Collection:
             who = f"the embedder {identity!r} makes vectors of" if identity else "embeddings have"
             raise InvalidInput(f"{who} {dimension} dimensions, collection {self._name!r} has {state.dimension}")
         if identity is not None and state.embedder not in (None, identity):
-            raise EmbedderMismatch(_mismatch(state, identity))
+            raise EmbedderMismatch(mismatch_message(state, identity))
         if state.dimension is None or (identity is not None and state.embedder is None):
             transaction.settle(self._id, dimension, identity or state.embedder)
             state = transaction.state(self._id, self._name)
@@ -487,12 +492,4 @@ class Collection:
 
     def _check_identity(self, state: State, embedder: Embedder) -> None:
         if state.embedder not in (None, embedder.identity):
-            raise EmbedderMismatch(_mismatch(state, embedder.identity))
-
-
-def _mismatch(state: State, identity: str) -> str:
-    return (
-        f"collection {state.name!r} was filled by the embedder {state.embedder!r}, not by {identity!r}; their vectors "
-        "cannot be compared. Open it with the embedder that filled it; or make a new collection and add the documents "
-        "again; or open it with embedder=None, to read it and to search with vectors"
-    )
+            raise EmbedderMismatch(mismatch_message(state, embedder.identity))

@@ -298,5 +298,14 @@ def taken_message(collection: str, taken: Sequence[str]) -> str:
     )
 
 
+def mismatch_message(state: State, identity: str) -> str:
+    """What `EmbedderMismatch` says."""
+    return (
+        f"collection {state.name!r} was filled by the embedder {state.embedder!r}, not by {identity!r}; their vectors "
+        "cannot be compared. Open it with the embedder that filled it; or make a new collection and add the documents "
+        "again; or open it with embedder=None, to read it and to search with vectors"
+    )
+
+
 def _range(collection: int) -> tuple[int, int]:
     return collection << 32, (collection + 1) << 32

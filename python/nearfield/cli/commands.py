@@ -14,7 +14,7 @@ from rich.markup import escape
 from nearfield import __version__
 from nearfield.cli import screen
 from nearfield.cli.demo import run_demo
-from nearfield.cli.indexing import Summary, filled_by, index_paths, open_for_text
+from nearfield.cli.indexing import Summary, index_paths, open_for_text
 from nearfield.collection import Collection
 from nearfield.database import Database
 from nearfield.database import open as open_database
@@ -198,7 +198,7 @@ def _described(database: Database, name: str) -> dict[str, Any]:
         "count": docs.count(),
         "dimension": docs.dimension,
         "metric": docs.metric,
-        "embedder": filled_by(docs),
+        "embedder": docs.embedder_identity,
     }
 
 

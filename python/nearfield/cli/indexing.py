@@ -49,14 +49,9 @@ def open_for_text(database: Database, name: str) -> Collection:
         EmbedderMismatch: another embedder made them.
     """
     docs = database.collection(name, embedder=LocalEmbedder(progress=False))
-    if docs.count() and filled_by(docs) is None:
+    if docs.count() and docs.embedder_identity is None:
         raise InvalidInput(f"collection {name!r} holds vectors that were not made from text; give another --collection")
     return docs
-
-
-def filled_by(collection: Collection) -> str | None:
-    """The identity of the embedder that made the vectors; None when they were given, or there are none."""
-    return collection._state().embedder
 
 
 def index_paths(collection: Collection, paths: Sequence[str | Path], bars: Progress) -> Summary:
