@@ -16,8 +16,11 @@ use crate::pool;
 /// From this many queries on, rows are laid out for the tile kernel; below, the scan kernel reads them as they are.
 const PACK_FROM: usize = 5;
 
-/// Bytes of codes in a tile: it stays in the L2 cache while the queries pass over it.
+/// Bytes of codes in a tile that many queries pass over: it stays in the L2 cache meanwhile.
 const TILE_BYTES: usize = 128 << 10;
+
+/// Bytes of codes in a tile that is read once: long stretches, or the CPU's prefetcher starts anew too often.
+const STRETCH_BYTES: usize = 1 << 20;
 
 /// How often the calling thread looks whether it should stop.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -179,6 +182,7 @@ impl<'a> Pass<'a> {
         };
         let grouped = if queries.len() >= PACK_FROM { queries } else { &[] };
         let double = 2 * BLOCK;
+        let tile_bytes = if grouped.is_empty() { STRETCH_BYTES } else { TILE_BYTES };
         Self {
             kernels,
             rows,
@@ -186,7 +190,7 @@ impl<'a> Pass<'a> {
             weights: queries.iter().map(|query| query.coarse).collect(),
             groups: grouped.chunks(GROUP).map(packed).collect(),
             bars: queries.iter().map(|_| Bar::new()).collect(),
-            per_tile: (TILE_BYTES / (rows.lines * LINE) / double * double).clamp(double, 2048),
+            per_tile: (tile_bytes / (rows.lines * LINE) / double * double).clamp(double, 4096),
         }
     }
 
@@ -195,7 +199,7 @@ impl<'a> Pass<'a> {
         Scratch {
             gathered: Gathered::new(self.rows, self.per_tile),
             packed: vec![Line::ZERO; packed],
-            dots: vec![0; GROUP * self.per_tile],
+            dots: vec![0; if self.groups.is_empty() { 1 } else { GROUP } * self.per_tile],
             bars: [KthLargest::LOWEST; GROUP],
             selected: vec![Vec::new(); GROUP],
         }
