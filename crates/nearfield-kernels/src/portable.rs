@@ -2,6 +2,7 @@
 //! The bodies are `inline(always)`: the architecture files compile the same lines again with wider registers.
 
 use crate::dispatch::{Dots, Kernels, Level};
+use crate::guide::{GuideQuery, ordered};
 use crate::{BLOCK, Factors, LINE, Line, Weights};
 
 pub(crate) static KERNELS: Kernels = Kernels {
@@ -15,6 +16,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     pack_queries,
     tile,
     select,
+    score,
 };
 
 /// Running sum of float64 terms in `L` lanes, each with the error it has made so far (TwoSum, Knuth; the doubled
@@ -162,6 +164,26 @@ pub(crate) fn select_from(
                     selected[q].push((block * BLOCK + lane) as u32);
                 }
             }
+        }
+    }
+}
+
+fn score(codes: &[Line], lines: usize, rows: &[u32], query: &GuideQuery, bar: u32, out: &mut Vec<u64>) {
+    for &row in rows {
+        let code = &codes[row as usize * lines..(row as usize + 1) * lines];
+        let mut dot = 0;
+        for (line, halves) in code.iter().zip(query.codes.chunks_exact(2)) {
+            let mut sum = 0;
+            for j in 0..LINE {
+                let (low, high) = (i16::from(line.0[j] & 15), i16::from(line.0[j] >> 4));
+                sum += i32::from(low * i16::from(halves[0].0[j] as i8) + high * i16::from(halves[1].0[j] as i8));
+            }
+            dot += sum;
+        }
+        let last = &code[lines - 1].0;
+        let key = ordered(query.key(dot, u32::from_le_bytes([last[60], last[61], last[62], last[63]])));
+        if key < bar {
+            out.push(u64::from(key) << 32 | u64::from(row) << 1);
         }
     }
 }

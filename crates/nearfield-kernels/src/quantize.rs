@@ -95,6 +95,31 @@ impl Frame {
         }
     }
 
+    /// A frame from its parts.
+    pub fn from_parts(metric: Metric, centre: Vec<f32>, sigma: f64) -> Self {
+        Self { metric, centre, sigma }
+    }
+
+    /// The mean of the rows.
+    pub fn centre(&self) -> &[f32] {
+        &self.centre
+    }
+
+    /// What brings the rows to unit scale: a power of two.
+    pub fn sigma(&self) -> f64 {
+        self.sigma
+    }
+
+    /// Appends where a query of norm `norm` stands: with the rows for cosine and l2, its direction for the dot product.
+    pub fn place(&self, query: &[f32], norm: f64, into: &mut Vec<f32>) {
+        if self.metric == Metric::Dot {
+            let factor = if norm > 0.0 { 1.0 / norm } else { 0.0 };
+            into.extend(query.iter().map(|&x| (f64::from(x) * factor) as f32));
+        } else {
+            into.extend(self.moved(query, Some(norm)).map(|x| x as f32));
+        }
+    }
+
     fn moved<'a>(&'a self, row: &'a [f32], norm: Option<f64>) -> impl Iterator<Item = f64> + 'a {
         let factor = self.normaliser(norm);
         row.iter().zip(&self.centre).map(move |(&x, &c)| (f64::from(x) * factor - f64::from(c)) * self.sigma)
