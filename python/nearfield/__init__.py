@@ -21,13 +21,7 @@ if TYPE_CHECKING:
     from nearfield.types import Record as Record
     from nearfield.types import Report as Report
 
-_HOMES = {
-    "open": "database",
-    "Database": "database",
-    "Collection": "collection",
-    "Index": "index",
-    "build_info": "index",
-}
+_HOMES = {"open": "database", "Database": "database", "Collection": "collection", "Index": "index", "build_info": "index"}
 _HOMES |= dict.fromkeys(("Hit", "Hits", "Record", "Report"), "types")
 __all__ = ["Collection", "Database", "Hit", "Hits", "Index", "Record", "Report", "build_info", "errors", "open"]
 __version__ = "0.1.0"

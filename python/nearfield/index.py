@@ -70,12 +70,13 @@ class Index:
             raise InvalidInput(f"unknown kind {kind!r}: use one of {', '.join(KINDS)}")
         self.threads = threads
         self._kind = kind
+        self._dimension = dimension
         self._native: Native = (_native.HnswIndex if kind == "hnsw" else _native.FlatIndex)(dimension, metric)
 
     @property
     def dimension(self) -> int:
         """Numbers in a vector."""
-        return self._native.dimension
+        return self._dimension
 
     @property
     def metric(self) -> str:
@@ -192,17 +193,19 @@ class Index:
             raise InvalidInput(f"recall must be over 0 and up to 1, got {recall}")
         matrix = self._matrix(queries, "queries")
         one = np.ndim(queries) == 1  # type: ignore[arg-type]
-        if not np.isfinite(matrix).all():
+        native = self._native
+        graph = isinstance(native, _native.HnswIndex)  # it looks for NaN itself: a walk is soon over
+        if not graph and not np.isfinite(matrix).all():
             row = int(np.flatnonzero(~np.isfinite(matrix).all(axis=1))[0])
             raise InvalidInput(f"query {row} holds NaN or infinity: every number must be finite")
         allowed = None if allow is None else self._allowed(allow)
         started = time.perf_counter()
-        if isinstance(self._native, _native.HnswIndex):
+        if isinstance(native, _native.HnswIndex):
             kind, share = "hnsw", 1.0 if exact else recall
-            ids, scores, counts, (hops, proven) = self._native.search(matrix, k, allowed, self.threads, share)
+            ids, scores, counts, (hops, proven) = native.search(matrix, k, allowed, self.threads, share)
         else:
             kind, hops, proven = "flat", 0, True
-            ids, scores, counts = self._native.search(matrix, k, allowed, self.threads)
+            ids, scores, counts = native.search(matrix, k, allowed, self.threads)
         elapsed = time.perf_counter() - started
         if one:
             ids, scores = ids[0], scores[0]
@@ -238,6 +241,7 @@ class Index:
             graph = _native.kind_of(os.fspath(path)) == "hnsw"
             index._kind = "hnsw" if graph else "auto"
             index._native = (_native.HnswIndex if graph else _native.FlatIndex).load(os.fspath(path), index.threads)
+            index._dimension = index._native.dimension
         except StorageError:
             raise
         except FileNotFoundError as error:
@@ -251,6 +255,10 @@ class Index:
 
     def _matrix(self, values: ArrayLike, name: str) -> NDArray[np.float32]:
         """`values` as a C-ordered float32 array of shape (n, dimension)."""
+        if type(values) is np.ndarray and values.dtype == np.float32 and values.flags.c_contiguous:
+            fits = values.ndim in (1, 2) and values.shape[-1] == self._dimension
+            if fits:
+                return values.reshape(-1, self._dimension)
         try:
             array = np.asarray(values)
         except ValueError as error:

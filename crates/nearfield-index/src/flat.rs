@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nearfield_kernels::quantize::{self, Frame, QueryCode};
-use nearfield_kernels::{BLOCK, Factors, Line, Metric, kernels};
+use nearfield_kernels::{BLOCK, Factors, Line, Metric, kernels, pages};
 
 use crate::codec::{Header, Reader, Writer};
 use crate::ids::Ids;
@@ -158,6 +158,7 @@ impl Flat {
         let new = self.ids.check_new(vectors.len() / self.dimension, ids)?;
         let first = self.ids.rows();
         self.ids.extend(&new);
+        pages::reserve(&mut self.vectors, vectors.len());
         self.vectors.extend_from_slice(vectors);
         let rows = self.ids.rows();
         if self.metric == Metric::Cosine {
@@ -175,6 +176,7 @@ impl Flat {
             );
         }
         let lines = quantize::lines(self.dimension);
+        pages::reserve(&mut self.codes, (rows - first) * lines);
         self.codes.resize(rows * lines, Line::ZERO);
         self.factors.resize(rows.div_ceil(2 * BLOCK) * 2, Factors::ABSENT);
         // The mean and the scale of the first rows may not suit the later ones: look again when there are many more.

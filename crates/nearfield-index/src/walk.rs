@@ -135,20 +135,29 @@ impl Walker {
         width: usize,
     ) {
         let mut next = 0;
+        let mut fetched = NONE; // node whose neighbours' codes were asked for a step ago
         while let Some(entry) = self.pool.get_mut(next) {
             let node = node_of(*entry);
             *entry |= 1;
             self.fresh.clear();
-            for neighbour in level.of(node) {
-                let (word, bit) = (&mut self.seen[neighbour as usize / 64], 1 << (neighbour % 64));
-                if *word & bit == 0 {
-                    *word |= bit;
-                    self.fresh.push(neighbour);
+            let start = node as usize * level.width;
+            for links in &level.links[start..start + level.width] {
+                for &neighbour in &links.0 {
+                    if neighbour == NONE {
+                        break;
+                    }
+                    let (word, bit) = (&mut self.seen[neighbour as usize / 64], 1 << (neighbour % 64));
+                    if *word & bit == 0 {
+                        *word |= bit;
+                        self.fresh.push(neighbour);
+                    }
                 }
             }
-            for &neighbour in &self.fresh {
-                for line in 0..lines {
-                    prefetch(codes, neighbour as usize * lines + line);
+            if node != fetched {
+                for &neighbour in &self.fresh {
+                    for line in 0..lines {
+                        prefetch(codes, neighbour as usize * lines + line);
+                    }
                 }
             }
             self.hops += 1;
@@ -160,7 +169,23 @@ impl Walker {
                 next += 1;
             }
             if let Some(&entry) = self.pool.get(next) {
-                self.fetch(level, node_of(entry));
+                fetched = node_of(entry);
+                let start = fetched as usize * level.width;
+                for links in &level.links[start..start + level.width] {
+                    for &neighbour in &links.0 {
+                        if neighbour == NONE {
+                            break;
+                        }
+                        if self.seen[neighbour as usize / 64] >> (neighbour % 64) & 1 == 0 {
+                            for line in 0..lines {
+                                prefetch(codes, neighbour as usize * lines + line);
+                            }
+                        }
+                    }
+                }
+                if let Some(&entry) = self.pool.get(next + 1) {
+                    self.fetch(level, node_of(entry));
+                }
             }
             let bar = if self.pool.len() < width { u32::MAX } else { (self.pool[width - 1] >> 32) as u32 };
             self.below.clear();
@@ -175,8 +200,8 @@ impl Walker {
                 }
                 let at = self.pool.partition_point(|other| *other < entry);
                 self.pool.insert(at, entry);
-                if at <= next {
-                    next = at;
+                if at <= next + 1 {
+                    next = next.min(at);
                     self.fetch(level, node_of(entry));
                 }
             }

@@ -9,6 +9,15 @@ pub fn filled<T: Copy>(count: usize, value: T) -> Vec<T> {
     values
 }
 
+/// Makes room for `more` values at the end of a vector, on 2 MB pages where the system grants them. Asked for more
+/// than there is room for, it makes room for half as many again, so that many small calls cost no more than one.
+pub fn reserve<T>(values: &mut Vec<T>, more: usize) {
+    if values.capacity() - values.len() < more {
+        values.reserve(more.max(values.len() / 2));
+        advise(values.spare_capacity_mut());
+    }
+}
+
 #[cfg(target_os = "linux")]
 fn advise<T>(room: &mut [T]) {
     unsafe extern "C" {

@@ -55,34 +55,37 @@ impl<const L: usize> Accumulator<L> {
     }
 }
 
-/// Calls `each` with `L` pairs at a time, widened to float64; the last call is filled up with zeros.
+/// `L` numbers from place `at` on, widened to float64; zeros beyond the end. No closures here: one that is not inlined
+/// is compiled for the baseline CPU, wherever it is called from.
 #[inline(always)]
-fn in_lanes<const L: usize>(x: &[f32], y: &[f32], mut each: impl FnMut(&[f64; L], &[f64; L])) {
-    let (mut a, mut b) = ([0.0; L], [0.0; L]);
-    let (x_lanes, y_lanes) = (x.chunks_exact(L), y.chunks_exact(L));
-    let (x_rest, y_rest) = (x_lanes.remainder(), y_lanes.remainder());
-    for (p, q) in x_lanes.zip(y_lanes) {
-        for j in 0..L {
-            a[j] = f64::from(p[j]);
-            b[j] = f64::from(q[j]);
+fn lanes<const L: usize>(x: &[f32], at: usize) -> [f64; L] {
+    let mut wide = [0.0; L];
+    match x[at..].first_chunk::<L>() {
+        Some(whole) => {
+            for j in 0..L {
+                wide[j] = f64::from(whole[j]);
+            }
         }
-        each(&a, &b);
-    }
-    if !x_rest.is_empty() {
-        (a, b) = ([0.0; L], [0.0; L]);
-        for j in 0..x_rest.len() {
-            a[j] = f64::from(x_rest[j]);
-            b[j] = f64::from(y_rest[j]);
+        None => {
+            for (wide, x) in wide.iter_mut().zip(&x[at..]) {
+                *wide = f64::from(*x);
+            }
         }
-        each(&a, &b);
     }
+    wide
 }
 
 #[inline(always)]
 pub(crate) fn dot_exact<const L: usize>(x: &[f32], y: &[f32]) -> f64 {
     assert_eq!(x.len(), y.len());
     let mut sum = Accumulator::<L>::new();
-    in_lanes::<L>(x, y, |a, b| sum.add(&std::array::from_fn(|j| a[j] * b[j])));
+    for at in (0..x.len()).step_by(L) {
+        let (mut terms, other) = (lanes::<L>(x, at), lanes::<L>(y, at));
+        for j in 0..L {
+            terms[j] *= other[j];
+        }
+        sum.add(&terms);
+    }
     sum.finish()
 }
 
@@ -90,12 +93,19 @@ pub(crate) fn dot_exact<const L: usize>(x: &[f32], y: &[f32]) -> f64 {
 pub(crate) fn l2_exact<const L: usize>(x: &[f32], y: &[f32]) -> f64 {
     assert_eq!(x.len(), y.len());
     let mut sum = Accumulator::<L>::new();
-    in_lanes::<L>(x, y, |a, b| {
-        // (x - y)² itself would round; these three products do not.
-        sum.add(&std::array::from_fn(|j| a[j] * a[j]));
-        sum.add(&std::array::from_fn(|j| -2.0 * a[j] * b[j]));
-        sum.add(&std::array::from_fn(|j| b[j] * b[j]));
-    });
+    for at in (0..x.len()).step_by(L) {
+        let (a, b) = (lanes::<L>(x, at), lanes::<L>(y, at));
+        let (mut squares, mut products, mut others) = ([0.0; L], [0.0; L], [0.0; L]);
+        for j in 0..L {
+            // (x - y)² itself would round; these three products do not.
+            squares[j] = a[j] * a[j];
+            products[j] = -2.0 * a[j] * b[j];
+            others[j] = b[j] * b[j];
+        }
+        sum.add(&squares);
+        sum.add(&products);
+        sum.add(&others);
+    }
     sum.finish().max(0.0)
 }
 

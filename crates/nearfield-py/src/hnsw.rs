@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use nearfield_index::{Flat, Hnsw, Request};
+use nearfield_index::{Error, Flat, Hnsw, Request};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 
@@ -105,6 +105,11 @@ impl HnswIndex {
     ) -> PyResult<Found<'py>> {
         let rows = queries.as_array().nrows();
         let queries = queries.as_slice()?;
+        if let Some(place) = queries.iter().position(|x| !x.is_finite()) {
+            let row = place / (queries.len() / rows);
+            let message = format!("query {row} holds NaN or infinity: every number must be finite");
+            return Err(raised(Error::Invalid(message)));
+        }
         let allow = allow.as_ref().map(|ids| ids.as_slice()).transpose()?;
         let signal = Mutex::new(None);
         let interrupt = || match Python::attach(|py| py.check_signals()) {
