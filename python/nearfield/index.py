@@ -20,7 +20,9 @@ from nearfield.types import METRICS, Metric, Report
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-KINDS = ("auto", "flat")
+    Native = _native.FlatIndex | _native.HnswIndex
+
+KINDS = ("auto", "flat", "hnsw")
 
 
 def build_info() -> dict[str, Any]:
@@ -33,14 +35,16 @@ def build_info() -> dict[str, Any]:
 
 
 class Index:
-    """Nearest neighbours among float32 vectors of one dimension, exact: the answers of a float64 brute-force search.
+    """Nearest neighbours among float32 vectors of one dimension.
 
-    Ties are broken by insertion order. Searches may run in many threads at once; `add` and `remove` wait for them.
+    Exact unless kind is "hnsw": the answers of a float64 brute-force search, ties broken by insertion order. Searches
+    may run in many threads at once; `add` and `remove` wait for them.
 
     Args:
         dimension: Numbers in a vector, 1 to 65,535.
         metric: "cosine" (of the angle; 0 where a vector is zero), "dot" or "l2".
-        kind: "flat" is the exact scan; "auto" lets nearfield choose, which today is the same.
+        kind: "flat" is the exact scan, "hnsw" a graph that answers faster, at the recall that a search states; "auto"
+            lets nearfield choose, which today is flat.
         threads: Threads for one call at the most; None means one for every core. Small calls use fewer.
 
     Raises:
@@ -66,12 +70,13 @@ class Index:
             raise InvalidInput(f"unknown kind {kind!r}: use one of {', '.join(KINDS)}")
         self.threads = threads
         self._kind = kind
-        self._native = _native.FlatIndex(dimension, metric)
+        self._dimension = dimension
+        self._native: Native = (_native.HnswIndex if kind == "hnsw" else _native.FlatIndex)(dimension, metric)
 
     @property
     def dimension(self) -> int:
         """Numbers in a vector."""
-        return self._native.dimension
+        return self._dimension
 
     @property
     def metric(self) -> str:
@@ -169,8 +174,9 @@ class Index:
             k: Answers wanted, 1 or more.
             allow: Which vectors may be answered: ids (integers; unknown ones are passed over), or a boolean mask with a
                 place for every id, `mask[id]`. If k of them exist, k come back.
-            recall: Share of the true answers wanted, over 0 and up to 1. This index is exact, so it always reaches it.
-            exact: Demand exact answers. This index gives no others.
+            recall: Share of the true answers wanted on average, over 0 and up to 1; 1 means exact. A flat index always
+                reaches it. An hnsw index chooses its effort by what it measured when it was built; default 0.95.
+            exact: Demand exact answers.
             report: Also return a `Report` of the work done.
 
         Returns:
@@ -187,18 +193,25 @@ class Index:
             raise InvalidInput(f"recall must be a number over 0 and up to 1, got {recall!r}")
         matrix = self._matrix(queries, "queries")
         one = np.ndim(queries) == 1
-        if not np.isfinite(matrix).all():
+        native = self._native
+        graph = isinstance(native, _native.HnswIndex)  # it looks for NaN itself: a walk is soon over
+        if not graph and not np.isfinite(matrix).all():
             row = int(np.flatnonzero(~np.isfinite(matrix).all(axis=1))[0])
             raise InvalidInput(f"query {row} holds NaN or infinity: every number must be finite")
         allowed = None if allow is None else self._allowed(allow)
         started = time.perf_counter()
-        ids, scores, (scanned, reread, read, threads) = self._native.search(matrix, k, allowed, self.threads)
+        if isinstance(native, _native.HnswIndex):
+            kind, share = "hnsw", 1.0 if exact else recall
+            ids, scores, counts, (hops, proven) = native.search(matrix, k, allowed, self.threads, share)
+        else:
+            kind, hops, proven = "flat", 0, True
+            ids, scores, counts = native.search(matrix, k, allowed, self.threads)
         elapsed = time.perf_counter() - started
         if one:
             ids, scores = ids[0], scores[0]
         if not report:
             return ids, scores
-        work = Report("flat", True, len(matrix), scanned, reread, read, threads, 1000 * elapsed)
+        work = Report(kind, proven, len(matrix), *counts, 1000 * elapsed, hops)
         return ids, scores, work
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -224,9 +237,11 @@ class Index:
         """
         index = cls.__new__(cls)
         index.threads = threads
-        index._kind = "auto"
         try:
-            index._native = _native.FlatIndex.load(os.fspath(path), index.threads)
+            graph = _native.kind_of(os.fspath(path)) == "hnsw"
+            index._kind = "hnsw" if graph else "auto"
+            index._native = (_native.HnswIndex if graph else _native.FlatIndex).load(os.fspath(path), index.threads)
+            index._dimension = index._native.dimension
         except StorageError:
             raise
         except FileNotFoundError as error:
@@ -241,6 +256,10 @@ class Index:
 
     def _matrix(self, values: ArrayLike, name: str) -> NDArray[np.float32]:
         """`values` as a C-ordered float32 array of shape (n, dimension)."""
+        if type(values) is np.ndarray and values.dtype == np.float32 and values.flags.c_contiguous:
+            fits = values.ndim in (1, 2) and values.shape[-1] == self._dimension
+            if fits:
+                return values.reshape(-1, self._dimension)
         try:
             array = np.asarray(values)
         except ValueError as error:

@@ -55,7 +55,8 @@ class Hit:
 class Report:
     """What a search did, in counts that do not depend on the machine, and the time it took.
 
-    rows_scanned: rows whose 8-bit code was scored. rows_reread: rows whose full vector was read.
+    rows_scanned: rows whose code was scored. rows_reread: rows whose full vector was read. hops: nodes of a graph whose
+    neighbours were looked at.
     bytes_read: bytes of codes, factors and vectors read. For a batch, all figures are of the whole batch.
     """
 
@@ -67,6 +68,7 @@ class Report:
     bytes_read: int
     threads: int
     milliseconds: float
+    hops: int = 0
 
 
 @dataclass(frozen=True, slots=True)

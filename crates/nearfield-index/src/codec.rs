@@ -20,7 +20,7 @@ const CHUNK: usize = 1 << 18;
 /// What stands at the head of an index file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Kind of the index: 0 is flat.
+    /// Kind of the index: 0 is flat, 1 is hnsw.
     pub kind: u32,
     /// Metric, by its place in `Metric::ALL`.
     pub metric: u32,

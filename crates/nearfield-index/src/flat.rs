@@ -7,17 +7,17 @@
 //! with one scale a vector and a norm for what the code misses instead of cell corners.
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nearfield_kernels::quantize::{self, Frame, QueryCode};
-use nearfield_kernels::{BLOCK, Factors, Line, Metric, kernels};
+use nearfield_kernels::{BLOCK, Factors, Line, Metric, kernels, pages};
 
 use crate::codec::{Header, Reader, Writer};
 use crate::ids::Ids;
+use crate::pool::each_job;
 use crate::refine::{self, Full, Ranked};
 use crate::scan::{self, Rows};
-use crate::{Error, Result, pool};
+use crate::{Error, Result};
 
 /// Largest dimension: above it, a sum of 8-bit products could leave 32 bits.
 pub const MAX_DIMENSION: usize = 65_535;
@@ -37,16 +37,16 @@ const KIND: u32 = 0;
 /// An exact index of float32 vectors of one dimension.
 #[derive(Debug, Clone)]
 pub struct Flat {
-    metric: Metric,
-    dimension: usize,
-    ids: Ids,
+    pub(crate) metric: Metric,
+    pub(crate) dimension: usize,
+    pub(crate) ids: Ids,
     /// Row-major; removed rows keep their place until half of the rows are gone.
-    vectors: Vec<f32>,
+    pub(crate) vectors: Vec<f32>,
     /// Norms of the rows; the cosine alone needs them.
-    norms: Vec<f64>,
-    codes: Vec<Line>,
-    factors: Vec<Factors>,
-    frame: Frame,
+    pub(crate) norms: Vec<f64>,
+    pub(crate) codes: Vec<Line>,
+    pub(crate) factors: Vec<Factors>,
+    pub(crate) frame: Frame,
     /// Rows there were when the frame was trained.
     framed: usize,
 }
@@ -80,6 +80,10 @@ pub struct Answers {
     pub bytes_read: usize,
     /// Threads that took part.
     pub threads: usize,
+    /// Nodes expanded by walks through a graph, over all queries.
+    pub hops: usize,
+    /// Whether every answer is the exact one, proven.
+    pub exact: bool,
 }
 
 impl Flat {
@@ -141,7 +145,7 @@ impl Flat {
         self.live_values().collect()
     }
 
-    fn live_values(&self) -> impl Iterator<Item = f32> + '_ {
+    pub(crate) fn live_values(&self) -> impl Iterator<Item = f32> + '_ {
         let live = (0..self.ids.rows()).filter(|row| self.ids.is_live(*row));
         live.flat_map(|row| self.vectors[row * self.dimension..(row + 1) * self.dimension].iter().copied())
     }
@@ -159,18 +163,25 @@ impl Flat {
         let new = self.ids.check_new(vectors.len() / self.dimension, ids)?;
         let first = self.ids.rows();
         self.ids.extend(&new);
+        pages::reserve(&mut self.vectors, vectors.len());
         self.vectors.extend_from_slice(vectors);
         let rows = self.ids.rows();
         if self.metric == Metric::Cosine {
             self.norms.resize(rows, 0.0);
             let jobs = self.norms[first..].chunks_mut(ROWS_PER_JOB).zip(vectors.chunks(ROWS_PER_JOB * self.dimension));
-            each_job(threads, jobs, |(norms, vectors)| {
-                for (norm, row) in norms.iter_mut().zip(vectors.chunks(self.dimension)) {
-                    *norm = (kernels().dot_exact)(row, row).sqrt();
-                }
-            });
+            each_job(
+                threads,
+                jobs,
+                || (),
+                |(), (norms, vectors)| {
+                    for (norm, row) in norms.iter_mut().zip(vectors.chunks(self.dimension)) {
+                        *norm = (kernels().dot_exact)(row, row).sqrt();
+                    }
+                },
+            );
         }
         let lines = quantize::lines(self.dimension);
+        pages::reserve(&mut self.codes, (rows - first) * lines);
         self.codes.resize(rows * lines, Line::ZERO);
         self.factors.resize(rows.div_ceil(2 * BLOCK) * 2, Factors::ABSENT);
         // The mean and the scale of the first rows may not suit the later ones: look again when there are many more.
@@ -191,17 +202,22 @@ impl Flat {
             (&self.ids, &self.norms, &self.vectors, &self.frame, self.dimension);
         let codes = self.codes[first * lines..].chunks_mut(ROWS_PER_JOB * lines);
         let jobs = codes.zip(self.factors[first / BLOCK..].chunks_mut(ROWS_PER_JOB / BLOCK)).enumerate();
-        each_job(threads, jobs, |(job, (codes, factors))| {
-            let mut moved = Vec::with_capacity(dimension);
-            for (i, code) in codes.chunks_mut(lines).enumerate() {
-                let row = first + job * ROWS_PER_JOB + i;
-                if ids.is_live(row) {
-                    let vector = &vectors[row * dimension..(row + 1) * dimension];
-                    let norm = norms.get(row).copied();
-                    frame.encode(vector, norm, &mut moved, code, &mut factors[i / BLOCK], i % BLOCK);
+        each_job(
+            threads,
+            jobs,
+            || (),
+            |(), (job, (codes, factors))| {
+                let mut moved = Vec::with_capacity(dimension);
+                for (i, code) in codes.chunks_mut(lines).enumerate() {
+                    let row = first + job * ROWS_PER_JOB + i;
+                    if ids.is_live(row) {
+                        let vector = &vectors[row * dimension..(row + 1) * dimension];
+                        let norm = norms.get(row).copied();
+                        frame.encode(vector, norm, &mut moved, code, &mut factors[i / BLOCK], i % BLOCK);
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// Removes vectors by id; all or none of them. Returns how many were removed.
@@ -224,7 +240,7 @@ impl Flat {
         *self = fresh;
     }
 
-    fn rows<'a>(&'a self, listed: Option<&'a [u32]>) -> Rows<'a> {
+    pub(crate) fn rows<'a>(&'a self, listed: Option<&'a [u32]>) -> Rows<'a> {
         let lines = quantize::lines(self.dimension);
         Rows { codes: &self.codes, factors: &self.factors, lines, count: self.ids.rows(), listed }
     }
@@ -232,14 +248,22 @@ impl Flat {
     /// The best k rows of every query, exactly.
     pub fn search(&self, request: &Request) -> Result<Answers> {
         assert!(request.k >= 1 && request.queries.len().is_multiple_of(self.dimension));
-        let listed = request.allow.map(|ids| {
-            let mut rows: Vec<u32> = ids.iter().filter_map(|id| self.ids.row(*id)).collect();
-            rows.sort_unstable();
-            rows.dedup();
-            rows
-        });
-        let rows = self.rows(listed.as_deref());
-        let mut answers = Answers::default();
+        let listed = request.allow.map(|ids| self.listed(ids));
+        self.search_listed(listed.as_deref(), request)
+    }
+
+    /// Rows of these ids, ascending; unknown ids are passed over.
+    pub(crate) fn listed(&self, ids: &[i64]) -> Vec<u32> {
+        let mut rows: Vec<u32> = ids.iter().filter_map(|id| self.ids.row(*id)).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    }
+
+    /// As `search`, among the rows listed (ascending) instead of the ids allowed.
+    pub(crate) fn search_listed(&self, listed: Option<&[u32]>, request: &Request) -> Result<Answers> {
+        let rows = self.rows(listed);
+        let mut answers = Answers { exact: true, ..Answers::default() };
         let places = (request.queries.len() / self.dimension).saturating_mul(request.k);
         let room = answers.ids.try_reserve_exact(places).and_then(|()| answers.scores.try_reserve_exact(places));
         room.map_err(|_| Error::Invalid(format!("no memory for {places} answers (queries times k): ask for fewer")))?;
@@ -275,15 +299,20 @@ impl Flat {
         answers.scores.resize(start + count * request.k, f32::NEG_INFINITY);
         let (reread, looked) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let jobs = answers.ids[start..].chunks_mut(request.k).zip(answers.scores[start..].chunks_mut(request.k));
-        each_job(threads.min(count), jobs.enumerate(), |(q, (ids, scores))| {
-            let query = (&queries[q * self.dimension..(q + 1) * self.dimension], norms[q], &codes[q]);
-            let (best, read) = refine::best(kernels, rows, &full, query, &candidates[q], k);
-            for (i, Ranked { rank, row }) in best.into_iter().enumerate() {
-                (ids[i], scores[i]) = (self.ids.of(row), self.metric.score(rank));
-            }
-            reread.fetch_add(read, Ordering::Relaxed);
-            looked.fetch_add(candidates[q].len(), Ordering::Relaxed);
-        });
+        each_job(
+            threads.min(count),
+            jobs.enumerate(),
+            || (),
+            |(), (q, (ids, scores))| {
+                let query = (&queries[q * self.dimension..(q + 1) * self.dimension], norms[q], &codes[q]);
+                let (best, read) = refine::best(kernels, rows, &full, query, &candidates[q], k);
+                for (i, Ranked { rank, row }) in best.into_iter().enumerate() {
+                    (ids[i], scores[i]) = (self.ids.of(row), self.metric.score(rank));
+                }
+                reread.fetch_add(read, Ordering::Relaxed);
+                looked.fetch_add(candidates[q].len(), Ordering::Relaxed);
+            },
+        );
         let reread = reread.into_inner();
         answers.rows_scanned += scanned * count;
         answers.rows_reread += reread;
@@ -294,47 +323,47 @@ impl Flat {
 
     /// Writes the vectors and their ids to a file. Codes are made again on loading.
     pub fn save(&self, path: &Path) -> Result<()> {
+        let mut file = Writer::create(path, self.header(KIND))?;
+        self.write(&mut file)?;
+        file.finish()
+    }
+
+    pub(crate) fn header(&self, kind: u32) -> Header {
         let metric = Metric::ALL.iter().position(|metric| *metric == self.metric).expect("every metric is listed");
-        let header = Header {
-            kind: KIND,
+        Header {
+            kind,
             metric: metric as u32,
             dimension: self.dimension as u32,
             rows: self.len() as u64,
             next_id: self.next_id(),
-        };
-        let mut file = Writer::create(path, header)?;
+        }
+    }
+
+    /// Writes the sections that every kind begins with.
+    pub(crate) fn write(&self, file: &mut Writer) -> Result<()> {
         let ids = self.ids();
         file.section(b"ids     ", ids.len(), ids.into_iter(), i64::to_le_bytes)?;
-        file.section(b"vectors ", self.len() * self.dimension, self.live_values(), f32::to_le_bytes)?;
-        file.finish()
+        file.section(b"vectors ", self.len() * self.dimension, self.live_values(), f32::to_le_bytes)
     }
 
     /// Reads a file that `save` wrote.
     pub fn load(path: &Path, threads: usize) -> Result<Self> {
         let (mut file, header) = Reader::open(path)?;
-        let metric = Metric::ALL.get(header.metric as usize).filter(|_| header.kind == KIND);
+        let index = Self::read(&mut file, header, KIND, threads)?;
+        file.finish()?;
+        Ok(index)
+    }
+
+    /// Reads the sections that `write` wrote, of a file of this kind.
+    pub(crate) fn read(file: &mut Reader, header: Header, kind: u32, threads: usize) -> Result<Self> {
+        let metric = Metric::ALL.get(header.metric as usize).filter(|_| header.kind == kind);
         let metric = *metric.ok_or_else(|| file.corrupt("it holds a kind of index that this version does not know"))?;
         let mut index = Self::new(header.dimension as usize, metric)?;
         let rows = usize::try_from(header.rows).map_err(|_| file.corrupt("it holds too many rows"))?;
         let ids = file.section(b"ids     ", rows, i64::from_le_bytes)?;
         let vectors = file.section(b"vectors ", rows.saturating_mul(index.dimension), f32::from_le_bytes)?;
-        file.finish()?;
         index.add(&vectors, Some(&ids), threads)?;
         index.ids.keep_next(header.next_id);
         Ok(index)
     }
-}
-
-/// Gives every job to one of the threads.
-fn each_job<J: Send>(threads: usize, jobs: impl Iterator<Item = J> + Send, work: impl Fn(J) + Sync) {
-    let jobs = Mutex::new(jobs);
-    pool::run(threads, |_| {
-        loop {
-            let job = jobs.lock().expect("taking a job does not panic").next();
-            match job {
-                Some(job) => work(job),
-                None => break,
-            }
-        }
-    });
 }

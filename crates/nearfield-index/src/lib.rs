@@ -1,16 +1,22 @@
 //! Search structures: build, add, remove, search, save, load. Knows threads and files, not Python.
 //!
 //! * [`flat`] answers exactly: 8-bit codes say which rows could be among the best, and only those are read in full.
+//! * [`hnsw`] answers approximately, at a recall it has measured on its own rows: a walk through a graph of neighbours.
 //! * [`ids`] maps the numbers users give to rows, [`pool`] runs the work, [`codec`] writes and reads files.
 
 pub mod codec;
 mod error;
 pub mod flat;
+pub mod hnsw;
+mod hnsw_build;
+mod hnsw_file;
 mod ids;
 pub mod pool;
 mod refine;
 mod scan;
+mod walk;
 
 pub use error::{Error, Result};
 pub use flat::{Answers, Flat, Request};
+pub use hnsw::Hnsw;
 pub use nearfield_kernels::{Kernels, Level, Metric, dispatch, kernels};

@@ -42,6 +42,26 @@ pub fn run(threads: usize, work: impl Fn(usize) + Sync) {
     }
 }
 
+/// Gives every job to one of the threads, each of which makes its own state first.
+pub(crate) fn each_job<J: Send, S>(
+    threads: usize,
+    jobs: impl Iterator<Item = J> + Send,
+    state: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, J) + Sync,
+) {
+    let jobs = Mutex::new(jobs);
+    run(threads, |_| {
+        let mut state = state();
+        loop {
+            let job = jobs.lock().expect("taking a job does not panic").next();
+            match job {
+                Some(job) => work(&mut state, job),
+                None => break,
+            }
+        }
+    });
+}
+
 /// The pool, with at least `threads` threads. None where the lock is taken: in a forked child its holder may not
 /// exist any more, so nobody waits for it.
 fn shared(threads: usize) -> Option<Arc<ThreadPool>> {

@@ -6,9 +6,12 @@ use std::collections::BinaryHeap;
 
 use nearfield_kernels::quantize::QueryCode;
 use nearfield_kernels::topk::KthLargest;
-use nearfield_kernels::{BLOCK, Kernels, Metric};
+use nearfield_kernels::{BLOCK, Kernels, Metric, prefetch};
 
 use crate::scan::{Candidate, Rows};
+
+/// Vectors asked for ahead of the one that is read.
+const AHEAD: usize = 2;
 
 /// Vectors in full, row-major, and their norms (cosine only).
 pub(crate) struct Full<'a> {
@@ -19,6 +22,12 @@ pub(crate) struct Full<'a> {
 }
 
 impl Full<'_> {
+    /// Asks for the row's vector, which is read soon.
+    fn fetch(&self, row: u32) {
+        let start = row as usize * self.dimension;
+        (0..self.dimension).step_by(16).for_each(|j| prefetch(self.vectors, start + j));
+    }
+
     fn rank(&self, kernels: &Kernels, row: u32, query: &[f32], query_norm: f64) -> f64 {
         let start = row as usize * self.dimension;
         let norm = self.norms.get(row as usize).copied().unwrap_or(0.0);
@@ -74,7 +83,13 @@ pub(crate) fn best(
 
     let mut heap: BinaryHeap<Reverse<Ranked>> = BinaryHeap::with_capacity(k.min(promising.len()) + 1);
     let mut read = 0;
-    for (upper, row) in promising {
+    for &(_, row) in promising.iter().take(AHEAD) {
+        full.fetch(row);
+    }
+    for (i, &(upper, row)) in promising.iter().enumerate() {
+        if let Some((_, later)) = promising.get(i + AHEAD) {
+            full.fetch(*later);
+        }
         if heap.len() == k && heap.peek().is_some_and(|worst| code.highest_rank(upper) < worst.0.rank) {
             break;
         }

@@ -4,6 +4,7 @@
 
 use std::sync::OnceLock;
 
+use crate::guide::GuideQuery;
 use crate::{Factors, Line, Weights, portable};
 
 /// A family of instructions, slowest first.
@@ -36,6 +37,9 @@ pub type Tile = fn(rows: &[Line], queries: &[Line], lines: usize, count: usize, 
 
 /// See [`Kernels::select`]. `dots` is laid out as by [`Kernels::tile`]; its first `rows` rows are looked at.
 pub type Select = fn(dots: &Dots, factors: &[Factors], weights: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
+
+/// See [`Kernels::score`].
+pub type Score = fn(codes: &[Line], lines: usize, rows: &[u32], query: &GuideQuery, bar: u32, out: &mut Vec<u64>);
 
 /// Dot products of a tile: `values[q * stride + r]`, for `rows` rows.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +76,9 @@ pub struct Kernels {
     pub tile: Tile,
     /// For up to 12 queries, one bar and one list each: appends the rows whose upper bound reaches the bar.
     pub select: Select,
+    /// Appends those of the listed rows of guide codes whose key, as [`crate::guide::ordered`] bits, is below the bar:
+    /// `key << 32 | row << 1`, in the order of the list.
+    pub score: Score,
 }
 
 /// The kernels of every level that this CPU can run, slowest first.

@@ -4,20 +4,32 @@
 //! * [`sum`] adds without rounding more than once, so that answers do not depend on the CPU.
 //! * [`dispatch`] looks at the CPU once and hands out a table of kernels, [`Kernels`].
 //! * [`quantize`] turns vectors into 8-bit codes with a provable interval for every score.
-//! * [`topk`] keeps the k-th best bound while a scan runs.
+//! * [`project`] and [`guide`] make 4-bit codes of the leading principal directions, which steer walks through a graph.
+//! * [`topk`] keeps the k-th best bound while a scan runs, [`pages`] asks for memory on large pages.
 
 pub mod dispatch;
+pub mod guide;
 pub mod metric;
+pub mod pages;
 mod portable;
+pub mod project;
 pub mod quantize;
 pub mod reference;
 pub mod sum;
 pub mod topk;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_graph;
 
 pub use dispatch::{Dots, Kernels, Level, kernels};
 pub use metric::Metric;
+#[cfg(target_arch = "x86_64")]
+pub use x86_graph::prefetch;
+
+/// Asks for the cache line that holds `slice[at]`: nothing, where there is no instruction for it.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn prefetch<T>(_slice: &[T], _at: usize) {}
 
 /// 64 bytes on a 64-byte boundary: the unit in which codes are stored, so that no load straddles a cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

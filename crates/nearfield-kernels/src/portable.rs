@@ -2,6 +2,7 @@
 //! The bodies are `inline(always)`: the architecture files compile the same lines again with wider registers.
 
 use crate::dispatch::{Dots, Kernels, Level};
+use crate::guide::{GuideQuery, ordered};
 use crate::sum::Accumulator;
 use crate::{BLOCK, Factors, LINE, Line, Weights, reference};
 
@@ -16,36 +17,40 @@ pub(crate) static KERNELS: Kernels = Kernels {
     pack_queries,
     tile,
     select,
+    score,
 };
 
-/// Calls `each` with `L` pairs at a time, widened to float64; the last call is filled up with zeros.
+/// `L` numbers from place `at` on, widened to float64; zeros beyond the end. No closures here: one that is not inlined
+/// is compiled for the baseline CPU, wherever it is called from.
 #[inline(always)]
-fn in_lanes<const L: usize>(x: &[f32], y: &[f32], mut each: impl FnMut(&[f64; L], &[f64; L])) {
-    let (mut a, mut b) = ([0.0; L], [0.0; L]);
-    let (x_lanes, y_lanes) = (x.chunks_exact(L), y.chunks_exact(L));
-    let (x_rest, y_rest) = (x_lanes.remainder(), y_lanes.remainder());
-    for (p, q) in x_lanes.zip(y_lanes) {
-        for j in 0..L {
-            a[j] = f64::from(p[j]);
-            b[j] = f64::from(q[j]);
+fn lanes<const L: usize>(x: &[f32], at: usize) -> [f64; L] {
+    let mut wide = [0.0; L];
+    match x[at..].first_chunk::<L>() {
+        Some(whole) => {
+            for j in 0..L {
+                wide[j] = f64::from(whole[j]);
+            }
         }
-        each(&a, &b);
-    }
-    if !x_rest.is_empty() {
-        (a, b) = ([0.0; L], [0.0; L]);
-        for j in 0..x_rest.len() {
-            a[j] = f64::from(x_rest[j]);
-            b[j] = f64::from(y_rest[j]);
+        None => {
+            for (wide, x) in wide.iter_mut().zip(&x[at..]) {
+                *wide = f64::from(*x);
+            }
         }
-        each(&a, &b);
     }
+    wide
 }
 
 #[inline(always)]
 pub(crate) fn dot_exact<const L: usize>(x: &[f32], y: &[f32]) -> f64 {
     assert_eq!(x.len(), y.len());
     let mut sum = Accumulator::<L>::new();
-    in_lanes::<L>(x, y, |a, b| sum.add(&std::array::from_fn(|j| a[j] * b[j])));
+    for at in (0..x.len()).step_by(L) {
+        let (mut terms, other) = (lanes::<L>(x, at), lanes::<L>(y, at));
+        for j in 0..L {
+            terms[j] *= other[j];
+        }
+        sum.add(&terms);
+    }
     sum.rounded(x.len()).unwrap_or_else(|| reference::dot(x, y))
 }
 
@@ -56,12 +61,19 @@ pub(crate) fn l2_exact<const L: usize>(x: &[f32], y: &[f32]) -> f64 {
         return 0.0; // the terms cancel to nothing, which only the slow sum could prove
     }
     let mut sum = Accumulator::<L>::new();
-    in_lanes::<L>(x, y, |a, b| {
-        // (x - y)² itself would round; these three products do not.
-        sum.add(&std::array::from_fn(|j| a[j] * a[j]));
-        sum.add(&std::array::from_fn(|j| -2.0 * a[j] * b[j]));
-        sum.add(&std::array::from_fn(|j| b[j] * b[j]));
-    });
+    for at in (0..x.len()).step_by(L) {
+        let (a, b) = (lanes::<L>(x, at), lanes::<L>(y, at));
+        let (mut squares, mut products, mut others) = ([0.0; L], [0.0; L], [0.0; L]);
+        for j in 0..L {
+            // (x - y)² itself would round; these three products do not.
+            squares[j] = a[j] * a[j];
+            products[j] = -2.0 * a[j] * b[j];
+            others[j] = b[j] * b[j];
+        }
+        sum.add(&squares);
+        sum.add(&products);
+        sum.add(&others);
+    }
     sum.rounded(3 * x.len()).unwrap_or_else(|| reference::l2(x, y))
 }
 
@@ -130,6 +142,26 @@ pub(crate) fn select_from(
                     selected[q].push((block * BLOCK + lane) as u32);
                 }
             }
+        }
+    }
+}
+
+fn score(codes: &[Line], lines: usize, rows: &[u32], query: &GuideQuery, bar: u32, out: &mut Vec<u64>) {
+    for &row in rows {
+        let code = &codes[row as usize * lines..(row as usize + 1) * lines];
+        let mut dot = 0;
+        for (line, halves) in code.iter().zip(query.codes.chunks_exact(2)) {
+            let mut sum = 0;
+            for j in 0..LINE {
+                let (low, high) = (i16::from(line.0[j] & 15), i16::from(line.0[j] >> 4));
+                sum += i32::from(low * i16::from(halves[0].0[j] as i8) + high * i16::from(halves[1].0[j] as i8));
+            }
+            dot += sum;
+        }
+        let last = &code[lines - 1].0;
+        let key = ordered(query.key(dot, u32::from_le_bytes([last[60], last[61], last[62], last[63]])));
+        if key < bar {
+            out.push(u64::from(key) << 32 | u64::from(row) << 1);
         }
     }
 }

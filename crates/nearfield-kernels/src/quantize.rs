@@ -95,6 +95,31 @@ impl Frame {
         }
     }
 
+    /// A frame from its parts.
+    pub fn from_parts(metric: Metric, centre: Vec<f32>, sigma: f64) -> Self {
+        Self { metric, centre, sigma }
+    }
+
+    /// The mean of the rows.
+    pub fn centre(&self) -> &[f32] {
+        &self.centre
+    }
+
+    /// What brings the rows to unit scale: a power of two.
+    pub fn sigma(&self) -> f64 {
+        self.sigma
+    }
+
+    /// Appends where a query of norm `norm` stands: with the rows for cosine and l2, its direction for the dot product.
+    pub fn place(&self, query: &[f32], norm: f64, into: &mut Vec<f32>) {
+        if self.metric == Metric::Dot {
+            let factor = if norm > 0.0 { 1.0 / norm } else { 0.0 };
+            into.extend(query.iter().map(|&x| (f64::from(x) * factor) as f32));
+        } else {
+            into.extend(self.moved(query, Some(norm)).map(|x| x as f32));
+        }
+    }
+
     fn moved<'a>(&'a self, row: &'a [f32], norm: Option<f64>) -> impl Iterator<Item = f64> + 'a {
         let factor = self.normaliser(norm);
         row.iter().zip(&self.centre).map(move |(&x, &c)| (f64::from(x) * factor - f64::from(c)) * self.sigma)
@@ -153,7 +178,7 @@ impl Frame {
 
     /// Codes a query of norm `norm` (which may be zero).
     pub fn encode_query(&self, query: &[f32], norm: f64) -> QueryCode {
-        let centre_norm = self.centre.iter().map(|&c| f64::from(c) * f64::from(c)).sum::<f64>().sqrt();
+        let centre_norm = squares(self.centre.iter().map(|&c| f64::from(c))).sqrt();
         let (u, offset, gain, magnitude): (Vec<f64>, f64, f64, f64) = match self.metric {
             Metric::Cosine | Metric::Dot => {
                 let inverse = if norm > 0.0 { 1.0 / norm } else { 0.0 };
@@ -165,12 +190,12 @@ impl Frame {
             Metric::L2 => {
                 let u: Vec<f64> =
                     query.iter().zip(&self.centre).map(|(&q, &c)| (f64::from(q) - f64::from(c)) * self.sigma).collect();
-                let square = u.iter().map(|x| x * x).sum::<f64>() / (self.sigma * self.sigma);
+                let square = squares(u.iter().copied()) / (self.sigma * self.sigma);
                 (u, -square, 2.0 / (self.sigma * self.sigma), square)
             }
         };
         // Queries far away are brought to unit length, or their keys would leave the range of float32.
-        let length = u.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let length = squares(u.iter().copied()).sqrt();
         let unit = if self.metric == Metric::L2 { length.max(1.0) } else { 1.0 };
         QueryCode::new(u.iter().map(|x| x / unit).collect(), unit, offset, gain * unit, magnitude)
     }
@@ -178,7 +203,7 @@ impl Frame {
 
 impl QueryCode {
     fn new(u: Vec<f64>, unit: f64, offset: f64, gain: f64, magnitude: f64) -> Self {
-        let length = u.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let length = squares(u.iter().copied()).sqrt();
         let largest = u.iter().fold(0.0f64, |a, x| a.max(x.abs()));
         // 16 bits: 256 * high + low, with both in the range of int8.
         let step = (largest / 32_512.0) as f32;
@@ -188,16 +213,16 @@ impl QueryCode {
             low: vec![Line([0; LINE]); lines(u.len())],
             ..Self::empty()
         };
-        let (mut coarse, mut fine) = (0.0, 0.0);
+        let (mut coarse, mut fine) = ([0.0; 4], [0.0; 4]);
         for (j, &x) in u.iter().enumerate() {
-            let whole = (x * inverse).round_ties_even().clamp(-32_512.0, 32_512.0) as i32;
+            let whole = rounded(x * inverse).clamp(-32_512.0, 32_512.0) as i32;
             let high = ((whole + 128) >> 8).clamp(-127, 127);
             let low = (whole - 256 * high).clamp(-128, 127);
             code.high[j / LINE].0[j % LINE] = high as i8 as u8;
             code.low[j / LINE].0[j % LINE] = low as i8 as u8;
             let step = f64::from(step);
-            coarse += (x - step * 256.0 * f64::from(high)).powi(2);
-            fine += (x - step * f64::from(256 * high + low)).powi(2);
+            coarse[j % 4] += (x - step * 256.0 * f64::from(high)).powi(2);
+            fine[j % 4] += (x - step * f64::from(256 * high + low)).powi(2);
         }
         // The offset and the rank are rounded to float64, so rows whose keys differ by less may tie: this much, in ranks.
         code.slack = 1e-13 * magnitude;
@@ -213,8 +238,8 @@ impl QueryCode {
             bias: ((1.0 / unit) as f32).max(1e-30),
             constant: above(BENEATH + ties),
         };
-        code.coarse = weights(step * 256.0, coarse);
-        code.fine = weights(step, fine);
+        code.coarse = weights(step * 256.0, coarse.iter().sum());
+        code.fine = weights(step, fine.iter().sum());
         code
     }
 
@@ -260,6 +285,13 @@ impl QueryCode {
     pub fn lowest_rank(&self, lower: f32) -> f64 {
         self.offset + self.gain * f64::from(lower) - self.slack
     }
+}
+
+/// Sum of squares, in four sums that do not wait for each other.
+fn squares(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sums = [0.0; 4];
+    values.enumerate().for_each(|(j, x)| sums[j % 4] += x * x);
+    sums.iter().sum()
 }
 
 /// The nearest whole number, ties to even, for |x| < 2^51. Unlike `round_ties_even` it is two additions on every CPU.

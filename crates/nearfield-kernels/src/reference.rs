@@ -1,5 +1,6 @@
 //! Slow and obvious: what every kernel must equal. Kernels call it themselves where they cannot tell how to round.
 
+use crate::guide::GuideQuery;
 use crate::{BLOCK, Factors, Weights, sum};
 
 /// Dot product; products of two float32 are exact in float64.
@@ -36,4 +37,17 @@ pub fn select(dots: &[i32], factors: &[Factors], weights: &Weights, bar: f32) ->
         .filter(|&i| upper(dots[i], &factors[i / BLOCK], i % BLOCK, weights) >= f64::from(bar))
         .map(|i| i as u32)
         .collect()
+}
+
+/// Guide key of a row: 4-bit codes, then the two factors in the last four bytes.
+pub fn guide_key(row: &[u8], query: &GuideQuery) -> f32 {
+    let codes: Vec<i32> = query.codes.iter().flat_map(|line| line.0).map(|code| i32::from(code as i8)).collect();
+    let mut dot = 0;
+    for (i, byte) in row.iter().enumerate() {
+        let at = i / 64 * 128 + i % 64;
+        dot += i32::from(byte % 16) * codes[at] + i32::from(byte / 16) * codes[at + 64];
+    }
+    let number = |at: usize| f32::from(u16::from_le_bytes([row[at], row[at + 1]]));
+    let (factor, offset) = (number(row.len() - 4), number(row.len() - 2));
+    offset * query.bias - (2 * dot - query.surplus) as f32 * factor * query.scale
 }

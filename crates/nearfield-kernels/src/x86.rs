@@ -1,9 +1,10 @@
-//! x86-64: AVX2, and AVX-512 with VNNI. The only SIMD by hand, and the only unsafe code of this crate.
+//! x86-64: AVX2, and AVX-512 with VNNI. With `x86_graph.rs` the only SIMD by hand.
 
 use std::arch::x86_64::*;
 
 use crate::dispatch::{Dots, Kernels, Level};
-use crate::{BLOCK, Factors, GROUP, LINE, Line, Weights, portable};
+use crate::guide::GuideQuery;
+use crate::{BLOCK, Factors, GROUP, LINE, Line, Weights, portable, x86_graph};
 
 /// Those this CPU can run, slowest first.
 pub(crate) fn available() -> impl Iterator<Item = &'static Kernels> {
@@ -377,6 +378,7 @@ entries! {
     avx2_dot_codes => avx2::dot_codes, (row: &[Line], query: &[Line]) -> i32;
     avx2_scan => avx2::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
     avx2_tile => avx2::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
+    avx2_score => x86_graph::avx2::score, (c: &[Line], l: usize, r: &[u32], q: &GuideQuery, b: u32, o: &mut Vec<u64>);
     avx2_select => avx2::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
     avx512_dot_exact => avx512::dot_exact, (x: &[f32], y: &[f32]) -> f64;
     avx512_l2_exact => avx512::l2_exact, (x: &[f32], y: &[f32]) -> f64;
@@ -384,6 +386,7 @@ entries! {
     avx512_scan => avx512::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
     avx512_pack_rows => avx512::pack_rows, (codes: &[Line], lines: usize, packed: &mut [Line]);
     avx512_tile => avx512::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
+    avx512_score => x86_graph::avx512::score, (c: &[Line], l: usize, r: &[u32], q: &GuideQuery, b: u32, o: &mut Vec<u64>);
     avx512_select => avx512::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
 }
 
@@ -398,6 +401,7 @@ static AVX2: Kernels = Kernels {
     pack_queries: avx2::pack_queries,
     tile: avx2_tile,
     select: avx2_select,
+    score: avx2_score,
 };
 
 static AVX512: Kernels = Kernels {
@@ -411,4 +415,5 @@ static AVX512: Kernels = Kernels {
     pack_queries: avx512::pack_queries,
     tile: avx512_tile,
     select: avx512_select,
+    score: avx512_score,
 };

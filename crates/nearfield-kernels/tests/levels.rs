@@ -1,6 +1,7 @@
 //! Every level of kernels against the slow reference: odd sizes, unaligned slices, extreme values.
 #![allow(missing_docs)]
 
+use nearfield_kernels::guide::{Guide, GuideQuery, GuideScratch, Source, directions, ordered};
 use nearfield_kernels::quantize::{Frame, absent, lines};
 use nearfield_kernels::{BLOCK, Dots, Factors, GROUP, Kernels, LINE, Line, Metric, Weights, dispatch, reference};
 
@@ -248,4 +249,84 @@ fn codes_of_ordinary_rows_are_tight() {
     let width = |(lower, upper): (f32, f32)| query.highest_rank(upper) - query.lowest_rank(lower);
     assert!(width(query.interval(high, &factors[0], 0)) < 0.03);
     assert!(width(query.fine_interval(high, low, &factors[0], 0)) < 0.011);
+}
+
+#[test]
+fn guide_keys_equal_the_reference_on_every_level() {
+    let mut random = Random(7);
+    for lines in [1, 2, 3, 4, 6] {
+        let rows = 41;
+        let codes: Vec<Line> = (0..rows * lines).map(|_| Line(std::array::from_fn(|_| random.next() as u8))).collect();
+        let mut query = random.codes(2 * lines, 0);
+        let last = query.len() - 2;
+        query[last..].iter_mut().for_each(|line| line.0[60..].fill(0));
+        let surplus = 15 * bytes(&query).iter().map(|byte| i32::from(*byte as i8)).sum::<i32>();
+        let query =
+            GuideQuery { codes: query, surplus, scale: random.float() * 1e-6, bias: random.float().abs() * 1e-3 };
+        let keys: Vec<u32> =
+            codes.chunks(lines).map(|row| ordered(reference::guide_key(&bytes(row), &query))).collect();
+        for listed in [0, 1, 2, 3, 4, 5, 7, 8, 32, 41] {
+            let list: Vec<u32> = (0..listed).map(|i| (i * 7 + 3) % rows as u32).collect();
+            for bar in [0, keys[3], keys[10], u32::MAX] {
+                let below = list.iter().filter(|row| keys[**row as usize] < bar);
+                let wanted: Vec<u64> =
+                    below.map(|row| u64::from(keys[*row as usize]) << 32 | u64::from(*row) << 1).collect();
+                every_level(|kernels| {
+                    let mut found = Vec::new();
+                    (kernels.score)(&codes, lines, &list, &query, bar, &mut found);
+                    assert_eq!(found, wanted, "{:?} {lines} {listed}", kernels.level);
+                });
+            }
+        }
+    }
+}
+
+/// Rows whose variance falls from axis to axis, their 8-bit codes, and what guide codes are made from.
+fn coded(count: usize, dimension: usize) -> (Vec<f32>, Frame, Vec<Line>, Vec<Source>) {
+    let mut random = Random(8);
+    let data: Vec<f32> = (0..count * dimension).map(|i| random.float() / (1.0 + (i % dimension) as f32)).collect();
+    let frame = Frame::train(Metric::L2, dimension, &data, &[]);
+    let lines = lines(dimension);
+    let (mut codes, mut factors, mut scratch) = (vec![Line::ZERO; count * lines], absent(count), Vec::new());
+    let mut sources = Vec::new();
+    for (i, row) in data.chunks(dimension).enumerate() {
+        let code = &mut codes[i * lines..(i + 1) * lines];
+        frame.encode(row, None, &mut scratch, code, &mut factors[i / BLOCK], i % BLOCK);
+        let (scale, norm) = (factors[i / BLOCK].scale[i % BLOCK], factors[i / BLOCK].norm[i % BLOCK]);
+        sources.push(Source { scale, bias: norm * norm / 2.0 });
+    }
+    (data, frame, codes, sources)
+}
+
+#[test]
+fn guide_keys_follow_the_distance_and_do_not_depend_on_the_level() {
+    for dimension in [1, 2, 7, 100, 120, 121, 248, 400] {
+        let count = 300;
+        let (data, frame, codes, sources) = coded(count, dimension);
+        let width = if dimension <= directions(1) { 1 } else { 2 };
+        let mut made: Vec<(Vec<Line>, Vec<u32>)> = Vec::new();
+        every_level(|kernels| {
+            let guide = Guide::train(kernels, &frame, dimension, width, &codes, &sources);
+            let mut rows = vec![Line([0; LINE]); count * width];
+            guide.encode(kernels, &codes, &sources, &mut rows);
+            let mut scratch = GuideScratch::default();
+            let query = &data[..dimension];
+            guide.encode_query(kernels, Metric::L2, query, 0.0, &mut scratch);
+            let mut found = Vec::new();
+            (kernels.score)(&rows, width, &(0..count as u32).collect::<Vec<_>>(), &scratch.query, u32::MAX, &mut found);
+            found.sort_unstable();
+            let order: Vec<u32> = found.iter().map(|entry| *entry as u32 >> 1).collect();
+            assert_eq!(order.len(), count);
+            if dimension >= 7 {
+                let distance = |row: u32| reference::l2(&data[row as usize * dimension..][..dimension], query);
+                let (near, far): (f64, f64) = (
+                    order[..50].iter().map(|row| distance(*row)).sum(),
+                    order[250..].iter().map(|row| distance(*row)).sum(),
+                );
+                assert!(order[..3].contains(&0) && near < far, "{dimension} {near} {far}");
+            }
+            made.push((rows, order));
+        });
+        assert!(made.windows(2).all(|pair| pair[0] == pair[1]), "{dimension}");
+    }
 }

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use crate::raised;
 
-type Exported<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray2<f32>>);
+pub(crate) type Exported<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray2<f32>>);
 type Found<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray2<f32>>, (usize, usize, usize, usize));
 
 /// Many threads may search at once; adding and removing wait for them. The lock is only ever waited for without the
@@ -27,16 +27,20 @@ impl FlatIndex {
     }
 }
 
+/// The metric of that name, once NEARFIELD_SIMD is known to be one that can be had.
+pub(crate) fn metric(name: &str) -> PyResult<Metric> {
+    dispatch::forced().map_err(|message| raised(Error::Invalid(message)))?;
+    Metric::from_name(name).ok_or_else(|| {
+        let names = Metric::ALL.map(Metric::name).join(", ");
+        raised(Error::Invalid(format!("unknown metric {name:?}: use one of {names}")))
+    })
+}
+
 #[pymethods]
 impl FlatIndex {
     #[new]
     fn new(dimension: usize, metric: &str) -> PyResult<Self> {
-        dispatch::forced().map_err(|message| raised(Error::Invalid(message)))?;
-        let metric = Metric::from_name(metric).ok_or_else(|| {
-            let names = Metric::ALL.map(Metric::name).join(", ");
-            raised(Error::Invalid(format!("unknown metric {metric:?}: use one of {names}")))
-        })?;
-        Ok(Self(RwLock::new(Flat::new(dimension, metric).map_err(raised)?)))
+        Ok(Self(RwLock::new(Flat::new(dimension, self::metric(metric)?).map_err(raised)?)))
     }
 
     #[staticmethod]

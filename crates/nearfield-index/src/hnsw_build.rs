@@ -1,0 +1,308 @@
+//! Building the graph: in batches, in parallel, and the same for every number of threads.
+//!
+//! Batches double in size (Manohar et al., "ParlayANN: Scalable and Deterministic Parallel Graph-Based Approximate
+//! Nearest Neighbor Search Algorithms", 2024). Every point of a batch walks the same frozen graph, chooses its
+//! neighbours among what it found, and is then offered to them as a neighbour, target by target in a sorted order. A
+//! second pass over all points links the early ones, which saw little of the graph, to those that came after.
+//!
+//! A neighbour is chosen if no chosen one is nearer to it than the point itself: the rule of relative neighbourhood
+//! graphs (Toussaint, 1980), as in HNSW's heuristic, on distances of the 8-bit codes.
+
+use nearfield_kernels::guide::{Guide, GuideQuery, Source};
+use nearfield_kernels::{BLOCK, Factors, Kernels, Line, Metric};
+
+use crate::pool::each_job;
+use crate::walk::{Level, Walker, node_of};
+
+/// Neighbours a node has at the most.
+pub(crate) const DEGREE: usize = 32;
+
+/// Nodes that a point looks at for neighbours.
+const WIDTH: usize = 64;
+
+/// Points of a batch that one thread takes at a time.
+const PER_JOB: usize = 16;
+
+/// From one level to the next, one node in so many is kept.
+const THINNING: usize = 32;
+
+/// Points to link, in the order of their nodes: what distances between them are made of.
+pub(crate) struct Points<'a> {
+    pub kernels: &'static Kernels,
+    pub threads: usize,
+    /// Row of each node.
+    rows: &'a [u32],
+    /// 8-bit codes by row.
+    codes: &'a [Line],
+    lines: usize,
+    scales: Vec<f32>,
+    /// Squared norm of `scale * code`.
+    squares: Vec<f32>,
+    /// For the dot product, a further coordinate that brings all points to the same norm; otherwise empty.
+    heights: Vec<f32>,
+}
+
+/// Scratch space of one thread.
+#[derive(Default)]
+struct Bench {
+    walker: Walker,
+    query: GuideQuery,
+    signed: Vec<Line>,
+    gathered: Vec<Line>,
+    chosen_codes: Vec<Line>,
+    dots: Vec<i32>,
+    listed: Vec<u32>,
+    ordered: Vec<(f32, u32, u32)>,
+    chosen: Vec<u32>,
+}
+
+fn signed(codes: &[Line], into: &mut Vec<Line>) {
+    into.clear();
+    into.extend(codes.iter().map(|line| Line(line.0.map(|code| code ^ 128))));
+}
+
+impl<'a> Points<'a> {
+    /// Points at these rows. `norms` of the rows (in the frame's units) are needed for the dot product alone: there,
+    /// a point gets one more coordinate, sqrt(M² - |x|²) with M the largest norm, and no product with a query changes
+    /// (Bachrach et al., "Speeding Up the Xbox Recommender System Using a Euclidean Transformation for Inner-Product
+    /// Spaces", 2014). Neighbours by Euclidean distance then are neighbours for inner products.
+    pub fn new(
+        kernels: &'static Kernels,
+        threads: usize,
+        rows: &'a [u32],
+        (codes, factors, lines): (&'a [Line], &[Factors], usize),
+        norms: Option<&[f64]>,
+    ) -> Self {
+        let scales: Vec<f32> =
+            rows.iter().map(|&row| factors[row as usize / BLOCK].scale[row as usize % BLOCK]).collect();
+        let mut squares = vec![0.0; rows.len()];
+        each_job(threads, squares.chunks_mut(1024).enumerate(), Vec::new, |query, (job, squares)| {
+            for (i, square) in squares.iter_mut().enumerate() {
+                let node = job * 1024 + i;
+                let code = &codes[rows[node] as usize * lines..][..lines];
+                signed(code, query);
+                *square = scales[node] * scales[node] * (kernels.dot_codes)(code, query) as f32;
+            }
+        });
+        let heights = norms.map_or(Vec::new(), |norms| {
+            let most = norms.iter().fold(0.0f64, |a, x| a.max(*x));
+            norms.iter().map(|norm| (most * most - norm * norm).max(0.0).sqrt() as f32).collect()
+        });
+        Self { kernels, threads, rows, codes, lines, scales, squares, heights }
+    }
+
+    fn code(&self, node: u32) -> &'a [Line] {
+        &self.codes[self.rows[node as usize] as usize * self.lines..][..self.lines]
+    }
+
+    fn distance(&self, a: u32, b: u32, dot: i32) -> f32 {
+        let (a, b) = (a as usize, b as usize);
+        let product = self.scales[a] * self.scales[b] * dot as f32;
+        let flat = (self.squares[a] + self.squares[b] - 2.0 * product).max(0.0);
+        match (self.heights.get(a), self.heights.get(b)) {
+            (Some(x), Some(y)) => flat + (x - y) * (x - y),
+            _ => flat,
+        }
+    }
+
+    /// Chooses at the most `degree` neighbours of a node among `bench.listed`, nearest first, into `bench.chosen`.
+    fn choose(&self, node: u32, degree: usize, bench: &mut Bench) {
+        let lines = self.lines;
+        bench.listed.sort_unstable();
+        bench.listed.dedup();
+        bench.listed.retain(|other| *other != node);
+        for &other in &bench.listed {
+            let at = self.rows[other as usize] as usize * lines;
+            (0..lines).for_each(|line| nearfield_kernels::prefetch(self.codes, at + line));
+        }
+        bench.gathered.clear();
+        for &other in &bench.listed {
+            bench.gathered.extend_from_slice(self.code(other));
+        }
+        signed(self.code(node), &mut bench.signed);
+        bench.dots.resize(bench.listed.len().max(degree), 0);
+        (self.kernels.scan)(&bench.gathered, &bench.signed, &mut bench.dots[..bench.listed.len()]);
+        bench.ordered.clear();
+        for (i, &other) in bench.listed.iter().enumerate() {
+            bench.ordered.push((self.distance(node, other, bench.dots[i]), other, i as u32));
+        }
+        bench.ordered.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        bench.chosen.clear();
+        bench.chosen_codes.clear();
+        'candidates: for &(distance, other, i) in &bench.ordered {
+            let code = &bench.gathered[i as usize * lines..(i as usize + 1) * lines];
+            signed(code, &mut bench.signed);
+            for (part, nodes) in bench.chosen_codes.chunks(8 * lines).zip(bench.chosen.chunks(8)) {
+                let dots = &mut bench.dots[..nodes.len()];
+                (self.kernels.scan)(part, &bench.signed, dots);
+                if nodes.iter().zip(dots).any(|(near, dot)| self.distance(*near, other, *dot) < distance) {
+                    continue 'candidates;
+                }
+            }
+            bench.chosen.push(other);
+            bench.chosen_codes.extend_from_slice(code);
+            if bench.chosen.len() == degree {
+                break;
+            }
+        }
+    }
+
+    /// Guide codes of these points.
+    pub fn guide(&self, guide: &Guide, sources: &[Source], into: &mut [Line]) {
+        const ROWS: usize = 1024;
+        let jobs = into.chunks_mut(ROWS * guide.lines).zip(sources.chunks(ROWS)).zip(self.rows.chunks(ROWS));
+        each_job(
+            self.threads,
+            jobs,
+            || (),
+            |(), ((into, sources), rows)| {
+                let gathered: Vec<Line> = rows
+                    .iter()
+                    .flat_map(|&row| &self.codes[row as usize * self.lines..(row as usize + 1) * self.lines])
+                    .copied()
+                    .collect();
+                guide.encode(self.kernels, &gathered, sources, into);
+            },
+        );
+    }
+
+    /// What guide codes are made from.
+    pub fn sources(&self, metric: Metric, sigma: f32, is_zero: impl Fn(u32) -> bool) -> Vec<Source> {
+        let source = |node: usize| {
+            // A zero row has cosine 0 with everything: it stands as far off as a unit row at a right angle.
+            let lift = if metric == Metric::Cosine && is_zero(self.rows[node]) { sigma * sigma / 2.0 } else { 0.0 };
+            Source { scale: self.scales[node], bias: self.squares[node] / 2.0 + lift }
+        };
+        (0..self.rows.len()).map(source).collect()
+    }
+
+    /// Builds the levels for the first `nodes` points, the lowest first.
+    pub fn levels(&self, guide: &Guide, codes: &[Line], nodes: usize) -> Vec<Level> {
+        let mut sizes = vec![nodes];
+        while sizes[sizes.len() - 1] / THINNING >= THINNING {
+            sizes.push(sizes[sizes.len() - 1] / THINNING);
+        }
+        let mut levels: Vec<Level> = Vec::new(); // the highest last
+        for &size in sizes.iter().rev() {
+            let mut level = Level::new(size, DEGREE);
+            let mut done = 0;
+            if let Some(above) = levels.first() {
+                // A level begins as the one above: the same first nodes, linked the same way.
+                level.links[..above.links.len()].copy_from_slice(&above.links);
+                done = above.nodes;
+            }
+            levels.insert(0, level);
+            self.insert(guide, codes, &mut levels, done.max(1), size, false);
+            self.insert(guide, codes, &mut levels, 0, size, true);
+        }
+        levels
+    }
+
+    /// Links nodes `from` to `to - 1` of the lowest level to those linked before (all of them, the `again` time).
+    pub fn insert(&self, guide: &Guide, codes: &[Line], levels: &mut [Level], from: usize, to: usize, again: bool) {
+        let most = (levels[0].nodes / 50).max(64);
+        let mut start = from;
+        while start < to {
+            let count = if again { most } else { start.min(most) }.min(to - start);
+            self.batch(guide, codes, levels, start, count, again);
+            start += count;
+        }
+    }
+
+    fn batch(&self, guide: &Guide, codes: &[Line], levels: &mut [Level], start: usize, count: usize, again: bool) {
+        let degree = DEGREE;
+        let mut lists = vec![Vec::new(); count];
+        {
+            let levels = &*levels;
+            each_job(self.threads, lists.chunks_mut(PER_JOB).enumerate(), Bench::default, |bench, (job, lists)| {
+                for (i, list) in lists.iter_mut().enumerate() {
+                    let node = (start + job * PER_JOB + i) as u32;
+                    guide.row_as_query(&codes[node as usize * guide.lines..][..guide.lines], &mut bench.query);
+                    bench.walker.descend(self.kernels, (codes, guide.lines), levels, &bench.query, WIDTH);
+                    bench.listed.clear();
+                    bench.listed.extend(bench.walker.pool.iter().map(|entry| node_of(*entry)));
+                    if again {
+                        bench.listed.extend(levels[0].of(node));
+                    }
+                    self.choose(node, degree, bench);
+                    list.clone_from(&bench.chosen);
+                }
+            });
+        }
+        let mut offers: Vec<(u32, u32)> = Vec::with_capacity(count * degree / 2);
+        for (node, list) in (start as u32..).zip(&lists) {
+            levels[0].set(node, list);
+            offers.extend(list.iter().map(|neighbour| (*neighbour, node)));
+        }
+        offers.sort_unstable();
+        let targets: Vec<&[(u32, u32)]> = offers.chunk_by(|a, b| a.0 == b.0).collect();
+        let mut merged = vec![Vec::new(); targets.len()];
+        let jobs = merged.chunks_mut(PER_JOB * 4).zip(targets.chunks(PER_JOB * 4));
+        let level = &levels[0];
+        each_job(self.threads, jobs, Bench::default, |bench, (merged, targets)| {
+            for (list, offers) in merged.iter_mut().zip(targets) {
+                let target = offers[0].0;
+                bench.listed.clear();
+                bench.listed.extend(level.of(target));
+                let had = bench.listed.len();
+                for &(_, offered) in *offers {
+                    if !bench.listed[..had].contains(&offered) {
+                        bench.listed.push(offered);
+                    }
+                }
+                if bench.listed.len() > degree {
+                    self.choose(target, degree, bench);
+                    list.clone_from(&bench.chosen);
+                } else {
+                    list.clone_from(&bench.listed);
+                }
+            }
+        });
+        for (offers, list) in targets.iter().zip(&merged) {
+            levels[0].set(offers[0].0, list);
+        }
+    }
+
+    /// Makes every node of the lowest level reachable from the first; returns how many were not.
+    pub fn connect(&self, guide: &Guide, codes: &[Line], levels: &mut [Level]) -> usize {
+        let nodes = levels[0].nodes;
+        let mut reached = vec![false; nodes];
+        let mut waiting = vec![0u32];
+        let mut bench = Bench::default();
+        let mut repaired = 0;
+        let mut unknown = 0;
+        loop {
+            while let Some(node) = waiting.pop() {
+                if !std::mem::replace(&mut reached[node as usize], true) {
+                    waiting.extend(levels[0].of(node).filter(|neighbour| !reached[*neighbour as usize]));
+                }
+            }
+            while unknown < nodes && reached[unknown] {
+                unknown += 1;
+            }
+            if unknown == nodes {
+                return repaired;
+            }
+            repaired += 1;
+            // A reached node near it takes it in; where there is no room, in the place of its farthest neighbour,
+            // which becomes a neighbour of the node taken in and so stays reachable.
+            let lost = unknown as u32;
+            guide.row_as_query(&codes[unknown * guide.lines..][..guide.lines], &mut bench.query);
+            bench.walker.descend(self.kernels, (codes, guide.lines), levels, &bench.query, WIDTH);
+            let near: Vec<u32> = bench.walker.pool.iter().map(|entry| node_of(*entry)).collect();
+            let near: Vec<u32> = near.into_iter().filter(|node| reached[*node as usize]).collect();
+            let room = near.iter().copied().find(|node| levels[0].of(*node).count() < DEGREE);
+            let host = room.or(near.first().copied()).unwrap_or(0);
+            let mut list: Vec<u32> = levels[0].of(host).collect();
+            if list.len() == DEGREE {
+                let mut own: Vec<u32> = levels[0].of(lost).collect();
+                own.truncate(DEGREE - 1);
+                own.extend(list.pop());
+                levels[0].set(lost, &own);
+            }
+            list.push(lost);
+            levels[0].set(host, &list);
+            waiting.push(lost);
+        }
+    }
+}

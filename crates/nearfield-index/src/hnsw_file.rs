@@ -1,0 +1,137 @@
+//! Writing a graph to an index file, and reading it back. Removed rows are left out, so rows are numbered anew.
+
+use std::path::Path;
+
+use nearfield_kernels::guide::{Guide, directions};
+use nearfield_kernels::project::Projection;
+use nearfield_kernels::quantize::Frame;
+use nearfield_kernels::{Line, pages};
+
+use crate::codec::{Reader, Writer};
+use crate::flat::Flat;
+use crate::hnsw::{Graph, Hnsw, Widths};
+use crate::walk::{Level, Links, NONE};
+use crate::{Error, Result};
+
+/// The place of this kind in index files.
+pub(crate) const KIND: u32 = 1;
+
+/// Numbers in the section that says how long the others are.
+const SHAPE: usize = 8;
+
+impl Hnsw {
+    /// Writes the vectors, their ids and the graph to a file.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut file = Writer::create(path, self.flat.header(KIND))?;
+        self.flat.write(&mut file)?;
+        let mut shape = [0u64; SHAPE];
+        if let Some(graph) = &self.graph {
+            let covered = (0..graph.covered).filter(|row| self.flat.ids.is_live(*row)).count();
+            let sizes = [graph.rows.len(), graph.guide.lines, graph.guide.projection.outputs, graph.levels.len()];
+            for (place, size) in shape.iter_mut().zip(sizes.into_iter().chain([covered, graph.levels[0].width])) {
+                *place = size as u64;
+            }
+            shape[6] = self.renumbered(&graph.outside).filter(|row| *row != NONE).count() as u64;
+        }
+        file.section(b"shape   ", SHAPE, shape.into_iter(), u64::to_le_bytes)?;
+        if let Some(graph) = &self.graph {
+            self.write_graph(graph, &mut file)?;
+        }
+        file.finish()
+    }
+
+    /// Rows as they will be numbered in the file; NONE for those that are gone.
+    fn renumbered<'a>(&'a self, rows: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
+        let mut next = 0;
+        let numbers: Vec<u32> = (0..self.flat.ids.rows())
+            .map(|row| {
+                let live = self.flat.ids.is_live(row);
+                next += u32::from(live);
+                if live { next - 1 } else { NONE }
+            })
+            .collect();
+        rows.iter().map(move |row| numbers.get(*row as usize).copied().unwrap_or(NONE))
+    }
+
+    fn write_graph(&self, graph: &Graph, file: &mut Writer) -> Result<()> {
+        let Guide { frame, projection, scale, bias, .. } = &graph.guide;
+        file.section(b"centre  ", frame.centre().len(), frame.centre().iter().copied(), f32::to_le_bytes)?;
+        let units = [frame.sigma(), f64::from(*scale), f64::from(*bias)];
+        file.section(b"units   ", units.len(), units.into_iter(), f64::to_le_bytes)?;
+        file.section(b"turns   ", projection.codes.len(), projection.codes.iter(), |line| line.0)?;
+        file.section(b"lengths ", projection.scales.len(), projection.scales.iter().copied(), f32::to_le_bytes)?;
+        let widths = graph.widths.as_flattened();
+        file.section(b"widths  ", widths.len(), widths.iter().copied(), u32::to_le_bytes)?;
+        file.section(b"nodes   ", graph.rows.len(), self.renumbered(&graph.rows), u32::to_le_bytes)?;
+        let outside: Vec<u32> = self.renumbered(&graph.outside).filter(|row| *row != NONE).collect();
+        file.section(b"outside ", outside.len(), outside.into_iter(), u32::to_le_bytes)?;
+        file.section(b"guide   ", graph.codes.len(), graph.codes.iter(), |line| line.0)?;
+        let sizes = graph.levels.iter().map(|level| level.nodes as u64);
+        file.section(b"levels  ", graph.levels.len(), sizes, u64::to_le_bytes)?;
+        for level in &graph.levels {
+            let links = level.links.iter().flat_map(|links| links.0);
+            file.section(b"links   ", level.links.len() * Links::WIDTH, links, u32::to_le_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a file that `save` wrote.
+    pub fn load(path: &Path, threads: usize) -> Result<Self> {
+        let (mut file, header) = Reader::open(path)?;
+        let mut index = Self::of(Flat::read(&mut file, header, KIND, threads)?);
+        let shape = file.section(b"shape   ", SHAPE, u64::from_le_bytes)?;
+        let shape: Vec<usize> = shape.into_iter().map(|size| usize::try_from(size).unwrap_or(usize::MAX)).collect();
+        if shape[0] > 0 {
+            index.graph = Some(read_graph(&mut file, &index.flat, &shape)?);
+        }
+        file.finish()?;
+        Ok(index)
+    }
+}
+
+/// Reads a graph and checks that nothing in it points outside.
+fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> {
+    let wrong = |file: &Reader| -> Error { file.corrupt("its graph does not fit together") };
+    let [nodes, lines, outputs, levels, covered, width, outside, _] = shape.try_into().expect("read as eight");
+    let [dimension, rows] = [flat.dimension, flat.ids.rows()];
+    let long = dimension.div_ceil(64);
+    let sound = (1..=8).contains(&lines) && (1..=8).contains(&width) && outputs <= directions(lines).min(dimension);
+    if !sound || !(1..=16).contains(&levels) || nodes >= NONE as usize / 2 || covered > rows || outside > rows {
+        return Err(wrong(file));
+    }
+    let centre = file.section(b"centre  ", dimension, f32::from_le_bytes)?;
+    let units = file.section(b"units   ", 3, f64::from_le_bytes)?;
+    let codes = file.section(b"turns   ", outputs * long, Line)?;
+    let scales = file.section(b"lengths ", outputs, f32::from_le_bytes)?;
+    let projection = Projection { inputs: dimension, outputs, codes, scales };
+    let frame = Frame::from_parts(flat.metric, centre, units[0]);
+    let guide = Guide { lines, frame, projection, scale: units[1] as f32, bias: units[2] as f32 };
+    let mut widths = Widths::default();
+    let read = file.section(b"widths  ", widths.as_flattened().len(), u32::from_le_bytes)?;
+    widths.as_flattened_mut().copy_from_slice(&read);
+    let of_nodes = file.section(b"nodes   ", nodes, u32::from_le_bytes)?;
+    let outside = file.section(b"outside ", outside, u32::from_le_bytes)?;
+    let read = file.section(b"guide   ", nodes.saturating_mul(lines), Line)?;
+    let mut codes = pages::filled(read.len(), Line([0; 64]));
+    codes.copy_from_slice(&read);
+    let sizes = file.section(b"levels  ", levels, u64::from_le_bytes)?;
+    let descending = sizes[0] == nodes as u64 && sizes.windows(2).all(|pair| pair[0] >= pair[1]) && !sizes.contains(&0);
+    let known = |row: &u32| *row == NONE || (*row as usize) < rows;
+    if !descending || !of_nodes.iter().chain(&outside).all(known) || outside.contains(&NONE) {
+        return Err(wrong(file));
+    }
+    let mut made = Vec::new();
+    for size in sizes {
+        let mut level = Level::new(size as usize, width * Links::WIDTH);
+        let links = file.section(b"links   ", level.links.len() * Links::WIDTH, u32::from_le_bytes)?;
+        if !links.iter().all(|link| *link == NONE || u64::from(*link) < size) {
+            return Err(wrong(file));
+        }
+        for (into, links) in level.links.iter_mut().zip(links.chunks_exact(Links::WIDTH)) {
+            into.0.copy_from_slice(links);
+        }
+        made.push(level);
+    }
+    let dead = of_nodes.iter().filter(|row| **row == NONE).count();
+    Ok(Graph { rows: of_nodes, guide, codes, levels: made, widths, covered, outside, dead })
+}

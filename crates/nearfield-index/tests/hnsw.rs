@@ -1,0 +1,256 @@
+//! The graph index against the exact one: recall, the same graph for any number of threads, changing rows, odd data.
+#![allow(missing_docs)]
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use nearfield_index::{Answers, Flat, Hnsw, Metric, Request};
+
+/// Repeatable numbers (SplitMix64), in [-1, 1).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+const DIMENSION: usize = 48;
+
+/// Rows around 60 centres, their variance falling from axis to axis.
+fn clustered(seed: u64, count: usize) -> Vec<f32> {
+    let spread = |j: usize| 1.0 / (1.0 + j as f32).sqrt();
+    let mut fixed = Random(99);
+    let centres: Vec<f32> = (0..60 * DIMENSION).map(|i| fixed.float() * spread(i % DIMENSION)).collect();
+    let mut random = Random(seed);
+    let mut rows = Vec::new();
+    for _ in 0..count {
+        let centre = (random.next() % 60) as usize;
+        let row = &centres[centre * DIMENSION..(centre + 1) * DIMENSION];
+        rows.extend(row.iter().enumerate().map(|(j, c)| c + 0.7 * random.float() * spread(j)));
+    }
+    rows
+}
+
+fn request(queries: &[f32], k: usize) -> Request<'_> {
+    Request { queries, k, threads: 2, allow: None, interrupt: &|| false }
+}
+
+fn recall(got: &Answers, truth: &Answers, k: usize) -> f64 {
+    let mut found = 0;
+    for (got, truth) in got.ids.chunks(k).zip(truth.ids.chunks(k)) {
+        let truth: HashSet<i64> = truth.iter().copied().collect();
+        found += got.iter().filter(|id| truth.contains(id)).count();
+    }
+    found as f64 / truth.ids.len() as f64
+}
+
+fn both(metric: Metric, rows: &[f32]) -> (Hnsw, Flat) {
+    let (mut graph, mut flat) = (Hnsw::new(DIMENSION, metric).unwrap(), Flat::new(DIMENSION, metric).unwrap());
+    graph.add(rows, None, 2).unwrap();
+    flat.add(rows, None, 2).unwrap();
+    (graph, flat)
+}
+
+#[test]
+fn recall_reaches_what_was_asked_for_on_every_metric() {
+    let (rows, queries) = (clustered(1, 16_000), clustered(2, 500));
+    for metric in Metric::ALL {
+        let (graph, flat) = both(metric, &rows);
+        for k in [1, 10] {
+            let truth = flat.search(&request(&queries, k)).unwrap();
+            let mut scanned = Vec::new();
+            for target in [0.8, 0.9, 0.95, 0.99] {
+                // One query at a time: a batch of this size would be answered by a scan, which is exact.
+                let mut all = Answers::default();
+                for query in queries.chunks(DIMENSION) {
+                    let one = graph.search(&request(query, k), target).unwrap();
+                    assert!(one.exact == (one.hops == 0) && (target > 0.95 || !one.exact), "{metric:?} {k} {target}");
+                    all.rows_scanned += one.rows_scanned;
+                    all.ids.extend(one.ids);
+                }
+                let got = recall(&all, &truth, k);
+                assert!(got >= target - 0.03, "{metric:?} {k}: {got} of {target}");
+                scanned.push(all.rows_scanned);
+            }
+            assert!(scanned[0] < scanned[2], "effort does not grow with the recall asked for: {scanned:?}");
+            let exact = graph.search(&request(&queries, k), 1.0).unwrap();
+            assert_eq!((&exact.ids, &exact.scores, exact.exact), (&truth.ids, &truth.scores, true));
+        }
+    }
+}
+
+#[test]
+fn scores_are_the_exact_ones() {
+    let (rows, queries) = (clustered(1, 6000), clustered(3, 20));
+    for metric in Metric::ALL {
+        let (graph, flat) = both(metric, &rows);
+        for query in queries.chunks(DIMENSION) {
+            let all = flat.search(&request(query, 6000)).unwrap();
+            let got = graph.search(&request(query, 10), 0.9).unwrap();
+            for (id, score) in got.ids.iter().zip(&got.scores) {
+                let at = all.ids.iter().position(|other| other == id).unwrap();
+                assert_eq!(*score, all.scores[at]);
+            }
+            assert!(got.scores.windows(2).all(|pair| pair[0] >= pair[1]));
+        }
+    }
+}
+
+fn file(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("nearfield-{name}-{}.nfi", std::process::id()))
+}
+
+fn bytes(index: &Hnsw, name: &str) -> Vec<u8> {
+    let path = file(name);
+    index.save(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    bytes
+}
+
+#[test]
+fn graph_is_the_same_for_any_number_of_threads() {
+    let rows = clustered(4, 5000);
+    for metric in Metric::ALL {
+        let files: Vec<Vec<u8>> = [1, 2, 4, 7]
+            .into_iter()
+            .map(|threads| {
+                let mut index = Hnsw::new(DIMENSION, metric).unwrap();
+                index.add(&rows, None, threads).unwrap();
+                bytes(&index, &format!("threads-{}-{threads}", metric.name()))
+            })
+            .collect();
+        assert!(files.windows(2).all(|pair| pair[0] == pair[1]), "{metric:?}");
+    }
+}
+
+#[test]
+fn a_loaded_index_answers_as_the_saved_one() {
+    let (rows, queries) = (clustered(5, 8000), clustered(6, 30));
+    let mut index = Hnsw::new(DIMENSION, Metric::Cosine).unwrap();
+    index.add(&rows, None, 2).unwrap();
+    index.remove(&(0..300).map(|i| i * 3).collect::<Vec<i64>>(), 2).unwrap();
+    index.add(&clustered(7, 100), None, 2).unwrap();
+    let path = file("loaded");
+    index.save(&path).unwrap();
+    let loaded = Hnsw::load(&path, 2).unwrap();
+    for query in queries.chunks(DIMENSION) {
+        let (before, after) =
+            (index.search(&request(query, 10), 0.95).unwrap(), loaded.search(&request(query, 10), 0.95).unwrap());
+        assert_eq!((before.ids, before.scores, before.hops), (after.ids, after.scores, after.hops));
+    }
+    assert!(!index.search(&request(&queries[..DIMENSION], 10), 0.95).unwrap().exact);
+    let whole = std::fs::read(&path).unwrap();
+    for at in (0..whole.len()).step_by(whole.len() / 97) {
+        let mut broken = whole.clone();
+        broken[at] ^= 0x10;
+        std::fs::write(&path, &broken).unwrap();
+        assert!(Hnsw::load(&path, 2).is_err(), "byte {at} changed and nobody noticed");
+    }
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    assert!(Hnsw::load(&path, 2).is_err());
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn fresh_rows_are_found_and_removed_rows_are_not() {
+    let rows = clustered(8, 6000);
+    for metric in [Metric::Cosine, Metric::L2] {
+        let mut index = Hnsw::new(DIMENSION, metric).unwrap();
+        index.add(&rows, None, 2).unwrap();
+        for turn in 0..20 {
+            let fresh = clustered(100 + turn, 1 + turn as usize * 20);
+            let ids = index.add(&fresh, None, 2).unwrap();
+            for (query, id) in fresh.chunks(DIMENSION).zip(&ids).step_by(17) {
+                assert_eq!(index.search(&request(query, 1), 0.99).unwrap().ids, [*id]);
+            }
+            let gone: Vec<i64> = (0..250).map(|i| turn as i64 * 250 + i).collect();
+            index.remove(&gone, 2).unwrap();
+            let gone: HashSet<i64> = (0..(turn as i64 + 1) * 250).collect();
+            for query in rows.chunks(DIMENSION).step_by(397) {
+                let got = index.search(&request(query, 10), 0.9).unwrap();
+                assert!(got.ids.iter().all(|id| *id >= 0 && !gone.contains(id)), "{:?}", got.ids);
+            }
+        }
+        let mut flat = Flat::new(DIMENSION, metric).unwrap();
+        flat.add(&index.exact().vectors(), Some(&index.exact().ids()), 2).unwrap();
+        let queries = clustered(9, 100);
+        let truth = flat.search(&request(&queries, 10)).unwrap();
+        let mut all = Answers::default();
+        for query in queries.chunks(DIMENSION) {
+            all.ids.extend(index.search(&request(query, 10), 0.95).unwrap().ids);
+        }
+        assert!(recall(&all, &truth, 10) >= 0.93);
+    }
+}
+
+#[test]
+fn a_filter_never_costs_answers() {
+    let (rows, queries) = (clustered(10, 8000), clustered(11, 60));
+    for metric in Metric::ALL {
+        let (graph, flat) = both(metric, &rows);
+        // Every so many rows, and only the rows of one region: there walks for other regions starve.
+        let region: Vec<i64> = flat.search(&request(&queries[..DIMENSION], 800)).unwrap().ids;
+        let every = |step: usize| (0..8000).step_by(step).map(|id| id as i64).collect::<Vec<i64>>();
+        for allow in [every(1), every(2), every(10), every(100), every(4000), region, vec![], vec![5, 70_000]] {
+            let with = |queries| Request { allow: Some(&allow), ..request(queries, 10) };
+            let truth = flat.search(&with(&queries)).unwrap();
+            let mut all = Answers::default();
+            for query in queries.chunks(DIMENSION) {
+                let got = graph.search(&with(query), 0.95).unwrap();
+                let wanted = allow.iter().filter(|id| **id < 8000).count().min(10);
+                assert_eq!(got.ids.iter().filter(|id| allow.contains(id)).count(), wanted);
+                assert!(got.ids[wanted..].iter().all(|id| *id == -1));
+                all.ids.extend(got.ids);
+            }
+            let got = recall(&all, &truth, 10);
+            assert!(got >= 0.93, "{metric:?}, {} allowed: {got}", allow.len());
+        }
+    }
+}
+
+#[test]
+fn small_and_odd_indexes_answer() {
+    for metric in Metric::ALL {
+        for count in [0, 1, 2, 33, 1023, 1024, 1100] {
+            let rows = clustered(12, count);
+            let mut index = Hnsw::new(DIMENSION, metric).unwrap();
+            index.add(&rows, None, 2).unwrap();
+            let got = index.search(&request(&clustered(13, 3), 50), 0.9).unwrap();
+            let found = got.ids.iter().filter(|id| **id >= 0).count();
+            assert_eq!(found, 3 * count.min(50), "{metric:?} {count}");
+        }
+        // Every row the same; every row zero; a few rows far larger than can be coded.
+        let mut rows = clustered(14, 3000);
+        rows[..1500 * DIMENSION].fill(0.0);
+        let one = rows[2000 * DIMENSION..2001 * DIMENSION].to_vec();
+        for row in rows[2000 * DIMENSION..].chunks_mut(DIMENSION).take(500) {
+            row.copy_from_slice(&one);
+        }
+        rows[2600 * DIMENSION..2601 * DIMENSION].fill(1e30);
+        for data in [rows.clone(), vec![0.0; 2000 * DIMENSION], one.repeat(2000)] {
+            let mut index = Hnsw::new(DIMENSION, metric).unwrap();
+            index.add(&data, None, 2).unwrap();
+            let mut flat = Flat::new(DIMENSION, metric).unwrap();
+            flat.add(&data, None, 2).unwrap();
+            for query in [&one, &vec![0.0; DIMENSION], &vec![3e37; DIMENSION], &vec![1e-40; DIMENSION]] {
+                let (got, truth) =
+                    (index.search(&request(query, 10), 0.95).unwrap(), flat.search(&request(query, 10)).unwrap());
+                assert!(got.ids.iter().all(|id| *id >= 0));
+                assert_eq!(got.ids.iter().collect::<HashSet<_>>().len(), 10, "an answer came twice");
+                if metric == Metric::Cosine && query[0] != 3e37 {
+                    assert_eq!(got.scores, truth.scores, "{:?}", &query[..1]);
+                }
+            }
+        }
+    }
+}
