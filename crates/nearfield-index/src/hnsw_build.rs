@@ -297,7 +297,8 @@ impl<'a> Points<'a> {
             if list.len() == DEGREE {
                 let mut own: Vec<u32> = levels[0].of(lost).collect();
                 own.truncate(DEGREE - 1);
-                own.extend(list.pop());
+                let moved = list.pop().filter(|moved| !own.contains(moved)); // a list names a node once
+                own.extend(moved);
                 levels[0].set(lost, &own);
             }
             list.push(lost);

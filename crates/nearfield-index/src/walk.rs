@@ -98,6 +98,7 @@ pub(crate) struct Walker {
     /// Nodes whose bit is set.
     marked: Vec<u32>,
     fresh: Vec<u32>,
+    ahead: Vec<u32>,
     below: Vec<u64>,
     /// The nearest nodes, see above.
     pub pool: Vec<u64>,
@@ -110,6 +111,33 @@ pub(crate) struct Walker {
 #[inline(always)]
 pub(crate) fn node_of(entry: u64) -> u32 {
     entry as u32 >> 1
+}
+
+/// Neighbours of a node whose bit is not set. Without a branch on the bit, which nobody could predict.
+#[inline(always)]
+fn unseen(level: &Level, node: u32, seen: &[u64], into: &mut Vec<u32>) {
+    into.resize(level.width * Links::WIDTH, 0);
+    let (start, mut count) = (node as usize * level.width, 0);
+    for links in &level.links[start..start + level.width] {
+        for &neighbour in &links.0 {
+            if neighbour == NONE {
+                break;
+            }
+            into[count] = neighbour;
+            count += usize::from(seen[neighbour as usize / 64] >> (neighbour % 64) & 1 == 0);
+        }
+    }
+    into.truncate(count);
+}
+
+/// Asks for the guide codes of these nodes.
+#[inline(always)]
+fn ask(codes: &[Line], lines: usize, nodes: &[u32]) {
+    for &node in nodes {
+        for line in 0..lines {
+            prefetch(codes, node as usize * lines + line);
+        }
+    }
 }
 
 impl Walker {
@@ -174,50 +202,28 @@ impl Walker {
                 break;
             }
             *entry |= 1;
-            self.fresh.clear();
-            let start = node as usize * level.width;
-            for links in &level.links[start..start + level.width] {
-                for &neighbour in &links.0 {
-                    if neighbour == NONE {
-                        break;
-                    }
-                    let (word, bit) = (&mut self.seen[neighbour as usize / 64], 1 << (neighbour % 64));
-                    if *word & bit == 0 {
-                        *word |= bit;
-                        self.fresh.push(neighbour);
-                    }
-                }
+            if node == fetched {
+                std::mem::swap(&mut self.fresh, &mut self.ahead); // nothing was marked since
+            } else {
+                unseen(level, node, &self.seen, &mut self.fresh);
+                ask(codes, lines, &self.fresh);
             }
-            if node != fetched {
-                for &neighbour in &self.fresh {
-                    for line in 0..lines {
-                        prefetch(codes, neighbour as usize * lines + line);
-                    }
-                }
+            for &neighbour in &self.fresh {
+                self.seen[neighbour as usize / 64] |= 1 << (neighbour % 64);
             }
             self.hops += 1;
             self.scored += self.fresh.len();
             self.marked.extend_from_slice(&self.fresh);
-            // The step after this one is known unless this one finds a nearer node.
+            // The step after this one is known unless this one finds a nearer node: its rows travel while these are
+            // scored.
             next += 1;
             while self.pool.get(next).is_some_and(|entry| entry & 1 == 1) {
                 next += 1;
             }
             if let Some(&entry) = self.pool.get(next) {
                 fetched = node_of(entry);
-                let start = fetched as usize * level.width;
-                for links in &level.links[start..start + level.width] {
-                    for &neighbour in &links.0 {
-                        if neighbour == NONE {
-                            break;
-                        }
-                        if self.seen[neighbour as usize / 64] >> (neighbour % 64) & 1 == 0 {
-                            for line in 0..lines {
-                                prefetch(codes, neighbour as usize * lines + line);
-                            }
-                        }
-                    }
-                }
+                unseen(level, fetched, &self.seen, &mut self.ahead);
+                ask(codes, lines, &self.ahead);
                 if let Some(&entry) = self.pool.get(next + 1) {
                     self.fetch(level, node_of(entry));
                 }
