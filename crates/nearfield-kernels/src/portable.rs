@@ -21,14 +21,14 @@ pub(crate) static KERNELS: Kernels = Kernels {
 
 /// Running sum of float64 terms in `L` lanes, each with the error it has made so far (TwoSum, Knuth; the doubled
 /// precision of Ogita, Rump and Oishi, "Accurate Sum and Dot Product", 2005).
-struct Accumulator<const L: usize> {
-    high: [f64; L],
-    low: [f64; L],
+pub(crate) struct Accumulator<const L: usize> {
+    pub high: [f64; L],
+    pub low: [f64; L],
 }
 
 impl<const L: usize> Accumulator<L> {
     #[inline(always)]
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { high: [0.0; L], low: [0.0; L] }
     }
 
@@ -43,7 +43,7 @@ impl<const L: usize> Accumulator<L> {
     }
 
     #[inline(always)]
-    fn finish(self) -> f64 {
+    pub fn finish(self) -> f64 {
         let mut total = Accumulator::<1>::new();
         for j in 0..L {
             total.add(&[self.high[j]]);

@@ -136,9 +136,46 @@ mod avx2 {
 mod avx512 {
     use super::*;
 
+    /// Sixteen numbers from place `at` on, widened; zeros beyond the end.
+    #[target_feature(enable = "avx512f")]
+    fn widened(x: &[f32], at: usize) -> [__m512d; 2] {
+        let left = x.len() - at;
+        let mask = if left >= 16 { u16::MAX } else { (1 << left) - 1 };
+        // SAFETY: `at` is inside the slice, and the mask has a bit for none but the numbers that are there.
+        let all = unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr().add(at)) };
+        let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(all)));
+        [_mm512_cvtps_pd(_mm512_castps512_ps256(all)), _mm512_cvtps_pd(upper)]
+    }
+
+    /// TwoSum in eight lanes; see `portable::Accumulator`, whose loops the compiler keeps to narrow registers.
+    #[target_feature(enable = "avx512f")]
+    fn two_sum(high: &mut __m512d, low: &mut __m512d, term: __m512d) {
+        let sum = _mm512_add_pd(*high, term);
+        let added = _mm512_sub_pd(sum, *high);
+        let error = _mm512_add_pd(_mm512_sub_pd(*high, _mm512_sub_pd(sum, added)), _mm512_sub_pd(term, added));
+        *low = _mm512_add_pd(*low, error);
+        *high = sum;
+    }
+
     #[target_feature(enable = "avx512f,avx512vl,fma")]
     pub fn dot_exact(x: &[f32], y: &[f32]) -> f64 {
-        portable::dot_exact::<16>(x, y)
+        assert_eq!(x.len(), y.len());
+        let (mut high, mut low) = ([_mm512_setzero_pd(); 2], [_mm512_setzero_pd(); 2]);
+        for at in (0..x.len()).step_by(16) {
+            let (a, b) = (widened(x, at), widened(y, at));
+            for half in 0..2 {
+                two_sum(&mut high[half], &mut low[half], _mm512_mul_pd(a[half], b[half]));
+            }
+        }
+        let (mut total, mut errors) = (high[0], _mm512_add_pd(low[0], low[1]));
+        two_sum(&mut total, &mut errors, high[1]);
+        let mut sums = portable::Accumulator::<8>::new();
+        // SAFETY: both arrays are eight numbers long.
+        unsafe {
+            _mm512_storeu_pd(sums.high.as_mut_ptr(), total);
+            _mm512_storeu_pd(sums.low.as_mut_ptr(), errors);
+        }
+        sums.finish()
     }
 
     #[target_feature(enable = "avx512f,avx512vl,fma")]
