@@ -256,7 +256,7 @@ class Index:
 
     def _matrix(self, values: ArrayLike, name: str) -> NDArray[np.float32]:
         """`values` as a C-ordered float32 array of shape (n, dimension)."""
-        if type(values) is np.ndarray and values.dtype == np.float32 and values.flags.c_contiguous:
+        if type(values) is np.ndarray and values.dtype == np.float32 and values.flags.carray:
             fits = values.ndim in (1, 2) and values.shape[-1] == self._dimension
             if fits:
                 return values.reshape(-1, self._dimension)

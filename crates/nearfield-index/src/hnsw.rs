@@ -21,7 +21,7 @@ use crate::hnsw_build::Points;
 use crate::pool::each_job;
 use crate::refine::{self, Full};
 use crate::scan::{self, Candidate};
-use crate::walk::{Level, NONE, Walker, node_of};
+use crate::walk::{Level, NONE, Reach, Walker, node_of};
 use crate::{Error, Result};
 
 /// Fewer rows than this are answered exactly: a graph would not be faster.
@@ -31,7 +31,7 @@ const FEWEST: usize = 1024;
 const HELD_OUT: usize = 1024;
 
 /// Recalls for which the width of walks is measured.
-const TARGETS: [f64; 5] = [0.8, 0.9, 0.95, 0.98, 0.99];
+const TARGETS: [f64; 7] = [0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998];
 
 /// Numbers of answers for which the width of walks is measured.
 const DEPTHS: [usize; 2] = [10, 100];
@@ -82,7 +82,7 @@ struct Bench {
 
 /// A walk's part of an answer.
 struct Plan<'a> {
-    width: usize,
+    reach: Reach,
     /// Candidates wanted for a second look.
     wanted: usize,
     /// Rows that may be answered.
@@ -104,9 +104,12 @@ impl Allowed {
     }
 }
 
+/// Candidates that get a second look, be k ever so small: the order of guide codes is not that of the rows.
+const LEAST_LOOKED_AT: usize = 23;
+
 /// Candidates of a walk that get a second look, for `k` answers out of a pool of `width`.
 fn looked_at(k: usize, width: usize) -> usize {
-    width.min(2 * k + 20).max(k)
+    width.min((k + k / 2 + 8).max(LEAST_LOOKED_AT)).max(k)
 }
 
 impl Hnsw {
@@ -122,6 +125,11 @@ impl Hnsw {
     /// The vectors, and exact answers from them.
     pub fn exact(&self) -> &Flat {
         &self.flat
+    }
+
+    /// As [`Flat::keep_next_id`].
+    pub fn keep_next_id(&mut self, next: i64) {
+        self.flat.keep_next_id(next);
     }
 
     /// Adds vectors, as [`Flat::add`]. They are scanned beside the graph until there are many, then it is built again.
@@ -220,7 +228,8 @@ impl Hnsw {
             let mut width = k.max(8);
             while reached < TARGETS.len() {
                 let (found, squares) = (AtomicUsize::new(0), AtomicUsize::new(0));
-                let plan = Plan { width, wanted: looked_at(k, width), allowed: None, beside: &[], k };
+                let reach = Reach::adaptive(flat.metric, width, k);
+                let plan = Plan { reach, wanted: looked_at(k, width), allowed: None, beside: &[], k };
                 let jobs = queries.chunks(flat.dimension).zip(truth.ids.chunks(k)).zip(truth.scores.chunks(k));
                 each_job(threads, jobs, Bench::default, |bench, ((query, ids), scores)| {
                     let worst = scores.iter().copied().fold(f32::INFINITY, f32::min);
@@ -263,7 +272,7 @@ impl Hnsw {
         let walker = &mut bench.walker;
         (walker.scored, walker.hops) = (0, 0);
         let codes = (graph.codes.as_slice(), graph.guide.lines);
-        walker.descend(kernels, codes, &graph.levels, &bench.guide.query, plan.width);
+        walker.descend(kernels, codes, &graph.levels, &bench.guide.query, plan.reach);
         let rows = flat.rows(None);
         let answerable = |row: &u32| match plan.allowed {
             _ if *row == NONE => false,
@@ -278,7 +287,9 @@ impl Hnsw {
             }
             bench.candidates.push(Candidate { row, dot: 0, upper: 0.0 });
         }
-        let starved = bench.candidates.len() < plan.wanted;
+        // Where the pool holds rows that may not be answered, there must be as many others in it as usual.
+        let least = if plan.reach.slack > 0.0 { plan.k } else { plan.wanted };
+        let starved = bench.candidates.len() < least;
         for candidate in &mut bench.candidates {
             let at = candidate.row as usize * rows.lines;
             candidate.dot = (kernels.dot_codes)(&rows.codes[at..at + rows.lines], &code.high);
@@ -344,17 +355,18 @@ impl Hnsw {
         let inside = right - beside.len();
         let nodes = graph.rows.len();
         let usual = self.width(graph, request.k, recall);
+        let k = request.k.min(right);
         // Only so many of the nodes in the pool can be answered.
         let width = usual.saturating_mul(nodes).div_ceil(inside.max(1)).min(nodes);
+        let reach = if inside == nodes { Reach::adaptive(flat.metric, width, k) } else { Reach::wide(width) };
         let count = request.queries.len() / flat.dimension;
         let (row, byte) = if count < 12 { SCAN_ONE } else { SCAN_MANY };
         let scan = right as f64 * (row + byte * flat.dimension as f64);
         if inside == 0 || width as f64 * HOP >= scan {
             return flat.search_listed(allowed.as_ref().map(|allowed| allowed.rows.as_slice()), request);
         }
-        let k = request.k.min(right);
         let wanted = looked_at(k, usual).min(inside);
-        let plan = Plan { width, wanted, allowed: allowed.as_ref(), beside: &beside, k };
+        let plan = Plan { reach, wanted, allowed: allowed.as_ref(), beside: &beside, k };
         self.walks(graph, request, &plan)
     }
 

@@ -12,7 +12,7 @@ use nearfield_kernels::guide::{Guide, GuideQuery, Source};
 use nearfield_kernels::{BLOCK, Factors, Kernels, Line, Metric};
 
 use crate::pool::each_job;
-use crate::walk::{Level, Walker, node_of};
+use crate::walk::{Level, Reach, Walker, node_of};
 
 /// Neighbours a node has at the most.
 pub(crate) const DEGREE: usize = 32;
@@ -218,7 +218,7 @@ impl<'a> Points<'a> {
                 for (i, list) in lists.iter_mut().enumerate() {
                     let node = (start + job * PER_JOB + i) as u32;
                     guide.row_as_query(&codes[node as usize * guide.lines..][..guide.lines], &mut bench.query);
-                    bench.walker.descend(self.kernels, (codes, guide.lines), levels, &bench.query, WIDTH);
+                    bench.walker.descend(self.kernels, (codes, guide.lines), levels, &bench.query, Reach::wide(WIDTH));
                     bench.listed.clear();
                     bench.listed.extend(bench.walker.pool.iter().map(|entry| node_of(*entry)));
                     if again {
@@ -288,7 +288,7 @@ impl<'a> Points<'a> {
             // which becomes a neighbour of the node taken in and so stays reachable.
             let lost = unknown as u32;
             guide.row_as_query(&codes[unknown * guide.lines..][..guide.lines], &mut bench.query);
-            bench.walker.descend(self.kernels, (codes, guide.lines), levels, &bench.query, WIDTH);
+            bench.walker.descend(self.kernels, (codes, guide.lines), levels, &bench.query, Reach::wide(WIDTH));
             let near: Vec<u32> = bench.walker.pool.iter().map(|entry| node_of(*entry)).collect();
             let near: Vec<u32> = near.into_iter().filter(|node| reached[*node as usize]).collect();
             let room = near.iter().copied().find(|node| levels[0].of(*node).count() < DEGREE);
@@ -297,7 +297,8 @@ impl<'a> Points<'a> {
             if list.len() == DEGREE {
                 let mut own: Vec<u32> = levels[0].of(lost).collect();
                 own.truncate(DEGREE - 1);
-                own.extend(list.pop());
+                let moved = list.pop().filter(|moved| !own.contains(moved)); // a list names a node once
+                own.extend(moved);
                 levels[0].set(lost, &own);
             }
             list.push(lost);

@@ -3,10 +3,12 @@
 //! The pool holds the nearest nodes seen so far, as `key << 32 | node << 1 | expanded` in ascending order. A step
 //! expands the nearest node that is not expanded yet; the walk ends when all in the pool are. This is the search of
 //! Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small
-//! World graphs", 2018, in the form with one bounded pool of Fu et al. (NSG), 2019.
+//! World graphs", 2018, in the form with one bounded pool of Fu et al. (NSG), 2019. A walk may also end earlier, when the
+//! next node is farther by some share than the best ones found: the adaptive beam of Al-Jazzazi et al., "Distance
+//! Adaptive Beam Search for Provably Accurate Graph-Based Nearest Neighbor Search", 2025.
 
-use nearfield_kernels::guide::GuideQuery;
-use nearfield_kernels::{Kernels, Line, pages, prefetch};
+use nearfield_kernels::guide::{GuideQuery, ordered, unordered};
+use nearfield_kernels::{Kernels, Line, Metric, pages, prefetch};
 
 /// Stands where a node has no further neighbour.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -60,6 +62,34 @@ impl Level {
     }
 }
 
+/// How far a walk goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach {
+    /// Nodes in the pool at the most.
+    pub width: usize,
+    /// The walk ends where the next node's squared distance is above that of the `depth`-th nearest by this share.
+    pub depth: usize,
+    pub slack: f32,
+}
+
+impl Reach {
+    /// A walk that ends when all of the nearest `width` nodes are expanded.
+    pub fn wide(width: usize) -> Self {
+        Self { width, depth: usize::MAX, slack: 0.0 }
+    }
+
+    /// A walk for k answers that expands about as many nodes as one of this width on an average, fewer for easy queries
+    /// and more for hard ones; the dot product is no distance, and its walks have a width. The slack is a matter of scale: which width gives which recall is measured.
+    pub fn adaptive(metric: Metric, width: usize, k: usize) -> Self {
+        const SLACK: f32 = 0.016; // for twice the width of the depth
+        let depth = 2 * k.max(10);
+        if width <= depth || metric == Metric::Dot {
+            return Self::wide(width);
+        }
+        Self { width: 4 * width, depth, slack: SLACK * (width - depth) as f32 / depth as f32 }
+    }
+}
+
 /// Room for walks, kept from one to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Walker {
@@ -68,6 +98,7 @@ pub(crate) struct Walker {
     /// Nodes whose bit is set.
     marked: Vec<u32>,
     fresh: Vec<u32>,
+    ahead: Vec<u32>,
     below: Vec<u64>,
     /// The nearest nodes, see above.
     pub pool: Vec<u64>,
@@ -80,6 +111,33 @@ pub(crate) struct Walker {
 #[inline(always)]
 pub(crate) fn node_of(entry: u64) -> u32 {
     entry as u32 >> 1
+}
+
+/// Neighbours of a node whose bit is not set. Without a branch on the bit, which nobody could predict.
+#[inline(always)]
+fn unseen(level: &Level, node: u32, seen: &[u64], into: &mut Vec<u32>) {
+    into.resize(level.width * Links::WIDTH, 0);
+    let (start, mut count) = (node as usize * level.width, 0);
+    for links in &level.links[start..start + level.width] {
+        for &neighbour in &links.0 {
+            if neighbour == NONE {
+                break;
+            }
+            into[count] = neighbour;
+            count += usize::from(seen[neighbour as usize / 64] >> (neighbour % 64) & 1 == 0);
+        }
+    }
+    into.truncate(count);
+}
+
+/// Asks for the guide codes of these nodes.
+#[inline(always)]
+fn ask(codes: &[Line], lines: usize, nodes: &[u32]) {
+    for &node in nodes {
+        for line in 0..lines {
+            prefetch(codes, node as usize * lines + line);
+        }
+    }
 }
 
 impl Walker {
@@ -97,7 +155,7 @@ impl Walker {
         (codes, lines): (&[Line], usize),
         levels: &[Level],
         query: &GuideQuery,
-        width: usize,
+        reach: Reach,
     ) {
         const FIRST: usize = 16; // nodes looked at before the first step
         const BESIDE: usize = 4; // width above the lowest level
@@ -112,8 +170,8 @@ impl Walker {
         self.scored += first.len();
         self.pool.sort_unstable();
         for (i, level) in levels.iter().enumerate().rev() {
-            let here = if i == 0 { width } else { BESIDE.min(width) };
-            self.pool.truncate(here);
+            let here = if i == 0 { reach } else { Reach::wide(BESIDE.min(reach.width)) };
+            self.pool.truncate(here.width);
             for entry in &mut self.pool {
                 *entry &= !1;
                 let node = node_of(*entry);
@@ -132,64 +190,47 @@ impl Walker {
         (codes, lines): (&[Line], usize),
         level: &Level,
         query: &GuideQuery,
-        width: usize,
+        Reach { width, depth, slack }: Reach,
     ) {
+        let adaptive = query.square.is_finite() && depth <= width;
+        let mut limit = u32::MAX;
         let mut next = 0;
         let mut fetched = NONE; // node whose neighbours' codes were asked for a step ago
         while let Some(entry) = self.pool.get_mut(next) {
             let node = node_of(*entry);
-            *entry |= 1;
-            self.fresh.clear();
-            let start = node as usize * level.width;
-            for links in &level.links[start..start + level.width] {
-                for &neighbour in &links.0 {
-                    if neighbour == NONE {
-                        break;
-                    }
-                    let (word, bit) = (&mut self.seen[neighbour as usize / 64], 1 << (neighbour % 64));
-                    if *word & bit == 0 {
-                        *word |= bit;
-                        self.fresh.push(neighbour);
-                    }
-                }
+            if (*entry >> 32) as u32 > limit {
+                break;
             }
-            if node != fetched {
-                for &neighbour in &self.fresh {
-                    for line in 0..lines {
-                        prefetch(codes, neighbour as usize * lines + line);
-                    }
-                }
+            *entry |= 1;
+            if node == fetched {
+                std::mem::swap(&mut self.fresh, &mut self.ahead); // nothing was marked since
+            } else {
+                unseen(level, node, &self.seen, &mut self.fresh);
+                ask(codes, lines, &self.fresh);
+            }
+            for &neighbour in &self.fresh {
+                self.seen[neighbour as usize / 64] |= 1 << (neighbour % 64);
             }
             self.hops += 1;
             self.scored += self.fresh.len();
             self.marked.extend_from_slice(&self.fresh);
-            // The step after this one is known unless this one finds a nearer node.
+            // The step after this one is known unless this one finds a nearer node: its rows travel while these are
+            // scored.
             next += 1;
             while self.pool.get(next).is_some_and(|entry| entry & 1 == 1) {
                 next += 1;
             }
             if let Some(&entry) = self.pool.get(next) {
                 fetched = node_of(entry);
-                let start = fetched as usize * level.width;
-                for links in &level.links[start..start + level.width] {
-                    for &neighbour in &links.0 {
-                        if neighbour == NONE {
-                            break;
-                        }
-                        if self.seen[neighbour as usize / 64] >> (neighbour % 64) & 1 == 0 {
-                            for line in 0..lines {
-                                prefetch(codes, neighbour as usize * lines + line);
-                            }
-                        }
-                    }
-                }
+                unseen(level, fetched, &self.seen, &mut self.ahead);
+                ask(codes, lines, &self.ahead);
                 if let Some(&entry) = self.pool.get(next + 1) {
                     self.fetch(level, node_of(entry));
                 }
             }
             let bar = if self.pool.len() < width { u32::MAX } else { (self.pool[width - 1] >> 32) as u32 };
             self.below.clear();
-            (kernels.score)(codes, lines, &self.fresh, query, bar, &mut self.below);
+            (kernels.score)(codes, lines, &self.fresh, query, bar.min(limit), &mut self.below);
             for i in 0..self.below.len() {
                 let entry = self.below[i];
                 if self.pool.len() == width {
@@ -204,6 +245,10 @@ impl Walker {
                     next = next.min(at);
                     self.fetch(level, node_of(entry));
                 }
+            }
+            if adaptive && self.pool.len() >= depth {
+                let near = unordered((self.pool[depth - 1] >> 32) as u32);
+                limit = ordered(near + slack * (near + query.square / 2.0));
             }
         }
     }

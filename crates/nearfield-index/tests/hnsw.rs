@@ -66,6 +66,8 @@ fn recall_reaches_what_was_asked_for_on_every_metric() {
     for metric in Metric::ALL {
         let (graph, flat) = both(metric, &rows);
         for k in [1, 10] {
+            // For k = 1 an answer is right or wrong: the sample says less.
+            let least = if k == 1 { 0.05 } else { 0.03 };
             let truth = flat.search(&request(&queries, k)).unwrap();
             let mut scanned = Vec::new();
             for target in [0.8, 0.9, 0.95, 0.99] {
@@ -78,7 +80,7 @@ fn recall_reaches_what_was_asked_for_on_every_metric() {
                     all.ids.extend(one.ids);
                 }
                 let got = recall(&all, &truth, k);
-                assert!(got >= target - 0.03, "{metric:?} {k}: {got} of {target}");
+                assert!(got >= target - least, "{metric:?} {k}: {got} of {target}");
                 scanned.push(all.rows_scanned);
             }
             assert!(scanned[0] < scanned[2], "effort does not grow with the recall asked for: {scanned:?}");

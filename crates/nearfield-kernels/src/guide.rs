@@ -54,6 +54,8 @@ pub struct GuideQuery {
     pub scale: f32,
     /// Weight of the bias.
     pub bias: f32,
+    /// Squared norm of the query: twice a key and this make a squared distance. Infinite where keys are not distances.
+    pub square: f32,
 }
 
 /// What a row's code is made from: everything about it but the projection, which is computed for many at once.
@@ -188,6 +190,7 @@ impl Guide {
         query.surplus = 15 * sum;
         query.scale = factor * self.scale * self.scale;
         query.bias = self.bias;
+        query.square = f32::INFINITY;
     }
 
     /// Codes a query of norm `norm`. For cosine and l2 the key grows with the Euclidean distance in the frame (of the
@@ -196,6 +199,7 @@ impl Guide {
         let long = self.projection.lines();
         into.point.clear();
         self.frame.place(query, norm, &mut into.point);
+        let square: f32 = into.point.iter().map(|x| x * x).sum();
         let largest = into.point.iter().fold(0.0f32, |a, x| a.max(x.abs()));
         let inverse = if largest.is_normal() { 127.0 / largest } else { 0.0 };
         let inverse = if inverse.is_finite() { inverse } else { 0.0 };
@@ -213,6 +217,7 @@ impl Guide {
         // Keys of a query very far away would leave the range of float32; there the direction alone matters.
         let far = largest > 1e12;
         into.query.bias = if metric == Metric::Dot || far { 0.0 } else { self.bias };
+        into.query.square = if into.query.bias == 0.0 { f32::INFINITY } else { square };
         into.query.set(self.lines, &into.point, self.scale * if far { 1.0 } else { largest / 127.0 });
     }
 }
@@ -229,7 +234,7 @@ pub struct GuideScratch {
 
 impl Default for GuideQuery {
     fn default() -> Self {
-        Self { codes: Vec::new(), surplus: 0, scale: 0.0, bias: 0.0 }
+        Self { codes: Vec::new(), surplus: 0, scale: 0.0, bias: 0.0, square: f32::INFINITY }
     }
 }
 

@@ -86,6 +86,10 @@ impl Frame {
         frame
     }
 
+    fn centre_norm(&self) -> f64 {
+        squares(&self.centre.iter().map(|&c| f64::from(c)).collect::<Vec<_>>()).sqrt()
+    }
+
     /// What a row is multiplied by before it is moved: 1 / norm for the cosine (0 for a zero row), else 1.
     fn normaliser(&self, norm: Option<f64>) -> f64 {
         match (self.metric, norm) {
@@ -178,7 +182,7 @@ impl Frame {
 
     /// Codes a query of norm `norm` (which may be zero).
     pub fn encode_query(&self, query: &[f32], norm: f64) -> QueryCode {
-        let centre_norm = squares(self.centre.iter().map(|&c| f64::from(c))).sqrt();
+        let centre_norm = self.centre_norm();
         let (u, offset, gain, magnitude): (Vec<f64>, f64, f64, f64) = match self.metric {
             Metric::Cosine | Metric::Dot => {
                 let inverse = if norm > 0.0 { 1.0 / norm } else { 0.0 };
@@ -190,20 +194,20 @@ impl Frame {
             Metric::L2 => {
                 let u: Vec<f64> =
                     query.iter().zip(&self.centre).map(|(&q, &c)| (f64::from(q) - f64::from(c)) * self.sigma).collect();
-                let square = squares(u.iter().copied()) / (self.sigma * self.sigma);
+                let square = squares(&u) / (self.sigma * self.sigma);
                 (u, -square, 2.0 / (self.sigma * self.sigma), square)
             }
         };
         // Queries far away are brought to unit length, or their keys would leave the range of float32.
-        let length = squares(u.iter().copied()).sqrt();
+        let length = squares(&u).sqrt();
         let unit = if self.metric == Metric::L2 { length.max(1.0) } else { 1.0 };
         QueryCode::new(u.iter().map(|x| x / unit).collect(), unit, offset, gain * unit, magnitude)
     }
 }
 
 impl QueryCode {
-    fn new(u: Vec<f64>, unit: f64, offset: f64, gain: f64, magnitude: f64) -> Self {
-        let length = squares(u.iter().copied()).sqrt();
+    fn new(mut u: Vec<f64>, unit: f64, offset: f64, gain: f64, magnitude: f64) -> Self {
+        let length = squares(&u).sqrt();
         let largest = u.iter().fold(0.0f64, |a, x| a.max(x.abs()));
         // 16 bits: 256 * high + low, with both in the range of int8.
         let step = (largest / 32_512.0) as f32;
@@ -214,15 +218,21 @@ impl QueryCode {
             ..Self::empty()
         };
         let (mut coarse, mut fine) = ([0.0; 4], [0.0; 4]);
-        for (j, &x) in u.iter().enumerate() {
-            let whole = rounded(x * inverse).clamp(-32_512.0, 32_512.0) as i32;
-            let high = ((whole + 128) >> 8).clamp(-127, 127);
-            let low = (whole - 256 * high).clamp(-128, 127);
-            code.high[j / LINE].0[j % LINE] = high as i8 as u8;
-            code.low[j / LINE].0[j % LINE] = low as i8 as u8;
-            let step = f64::from(step);
-            coarse[j % 4] += (x - step * 256.0 * f64::from(high)).powi(2);
-            fine[j % 4] += (x - step * f64::from(256 * high + low)).powi(2);
+        let wide = f64::from(step);
+        u.resize(u.len().next_multiple_of(4), 0.0); // zeros have codes of zero and miss nothing
+        for (at, four) in u.chunks_exact(4).enumerate() {
+            let place = at * 4 % LINE..at * 4 % LINE + 4;
+            let (high, low) = (&mut code.high[at * 4 / LINE].0[place.clone()], &mut code.low[at * 4 / LINE].0[place]);
+            for i in 0..4 {
+                let x = four[i];
+                let whole = rounded(x * inverse).clamp(-32_512.0, 32_512.0) as i32;
+                let h = ((whole + 128) >> 8).clamp(-127, 127);
+                let l = (whole - 256 * h).clamp(-128, 127);
+                (high[i], low[i]) = (h as i8 as u8, l as i8 as u8);
+                let (missed, left) = (x - wide * f64::from(256 * h), x - wide * f64::from(256 * h + l));
+                coarse[i] += missed * missed;
+                fine[i] += left * left;
+            }
         }
         // The offset and the rank are rounded to float64, so rows whose keys differ by less may tie: this much, in ranks.
         code.slack = 1e-13 * magnitude;
@@ -288,10 +298,15 @@ impl QueryCode {
 }
 
 /// Sum of squares, in four sums that do not wait for each other.
-fn squares(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sums = [0.0; 4];
-    values.enumerate().for_each(|(j, x)| sums[j % 4] += x * x);
-    sums.iter().sum()
+fn squares(values: &[f64]) -> f64 {
+    let (mut sums, fours) = ([0.0; 4], values.chunks_exact(4));
+    let rest: f64 = fours.remainder().iter().map(|x| x * x).sum();
+    for four in fours {
+        for i in 0..4 {
+            sums[i] += four[i] * four[i];
+        }
+    }
+    sums.iter().sum::<f64>() + rest
 }
 
 /// The nearest whole number, ties to even, for |x| < 2^51. Unlike `round_ties_even` it is two additions on every CPU.

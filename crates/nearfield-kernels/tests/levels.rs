@@ -261,8 +261,13 @@ fn guide_keys_equal_the_reference_on_every_level() {
         let last = query.len() - 2;
         query[last..].iter_mut().for_each(|line| line.0[60..].fill(0));
         let surplus = 15 * bytes(&query).iter().map(|byte| i32::from(*byte as i8)).sum::<i32>();
-        let query =
-            GuideQuery { codes: query, surplus, scale: random.float() * 1e-6, bias: random.float().abs() * 1e-3 };
+        let query = GuideQuery {
+            codes: query,
+            surplus,
+            scale: random.float() * 1e-6,
+            bias: random.float().abs() * 1e-3,
+            square: 0.0,
+        };
         let keys: Vec<u32> =
             codes.chunks(lines).map(|row| ordered(reference::guide_key(&bytes(row), &query))).collect();
         for listed in [0, 1, 2, 3, 4, 5, 7, 8, 32, 41] {

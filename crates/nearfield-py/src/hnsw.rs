@@ -62,6 +62,11 @@ impl HnswIndex {
         self.vectors(py, Flat::next_id)
     }
 
+    #[setter]
+    fn set_next_id(&self, py: Python<'_>, next: i64) {
+        self.write(py, |index| index.keep_next_id(next));
+    }
+
     fn __len__(&self, py: Python<'_>) -> usize {
         self.vectors(py, Flat::len)
     }
