@@ -18,7 +18,7 @@ use crate::walk::{Level, Reach, Walker, node_of};
 pub(crate) const DEGREE: usize = 32;
 
 /// Nodes that a point looks at for neighbours.
-const WIDTH: usize = 64;
+const WIDTH: usize = 96;
 
 /// Points of a batch that one thread takes at a time.
 const PER_JOB: usize = 16;
