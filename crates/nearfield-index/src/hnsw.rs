@@ -226,6 +226,8 @@ impl Hnsw {
             let truth = flat.search_listed(Some(&linked), &request).expect("nothing interrupts it");
             let mut reached = 0;
             let mut width = k.max(8);
+            // A pool of so many nodes costs more than reading all codes: what it does not reach is left to the scan.
+            let widest = (nodes / 16).max(8 * k);
             while reached < TARGETS.len() {
                 let (found, squares) = (AtomicUsize::new(0), AtomicUsize::new(0));
                 let reach = Reach::adaptive(flat.metric, width, k);
@@ -246,8 +248,8 @@ impl Hnsw {
                 let mean = found.into_inner() as f64 / asked;
                 let error = ((squares.into_inner() as f64 / asked - mean * mean).max(0.0) / asked).sqrt();
                 let recall = (mean - error * CAUTION) / k.min(nodes) as f64;
-                while reached < TARGETS.len() && (recall >= TARGETS[reached] || width >= nodes) {
-                    widths[reached] = width as u32;
+                while reached < TARGETS.len() && (recall >= TARGETS[reached] || width >= widest) {
+                    widths[reached] = if recall >= TARGETS[reached] { width } else { nodes } as u32;
                     reached += 1;
                 }
                 width = (width + width.div_ceil(8)).min(nodes);
