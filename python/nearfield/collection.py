@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
 from nearfield import filters, inputs
-from nearfield.errors import AlreadyExists, Corrupt, EmbedderMismatch, InvalidInput, NotFound
+from nearfield.encoding import Encoder
+from nearfield.errors import AlreadyExists, EmbedderMismatch, InvalidInput, NotFound
 from nearfield.live import LiveIndex
+from nearfield.searching import Request, Searcher, SearchOptions
 from nearfield.store import Store
 from nearfield.transaction import State, Stored, Transaction, mismatch_message, taken_message
-from nearfield.types import Hit, Hits, Metadata, Metric, Record, Report, Where
+from nearfield.types import Hits, Metadata, Metric, Record, Where
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from nearfield.embed import Embedder, EmbedderLike
-
-MODES = ("dense",)
-
-
-class SearchOptions(TypedDict, total=False):
-    """What `Collection.search` takes by name."""
-
-    where: Where | None
-    where_document: Where | None
-    min_score: float | None
-    mode: str
-    recall: float | None
-    exact: bool
-    explain: bool
 
 
 class Collection:
@@ -54,15 +41,12 @@ class Collection:
         reopen: Callable[..., Collection],
     ) -> None:
         self._store = store
-        self._live = live
         self._id = state.id
         self._name = state.name
         self._metric: Metric = inputs.metric(state.metric)
-        self._spec = embedder
         self._reopen = reopen
-        self._embedder: Embedder | None = None
-        if embedder is not None and not isinstance(embedder, (str, os.PathLike)):  # nothing to load: told at once
-            self._check_identity(state, self._resolved())
+        self._encoder = Encoder(embedder, state)
+        self._searcher = Searcher(store, live, self._encoder, state)
 
     @property
     def name(self) -> str:
@@ -82,7 +66,7 @@ class Collection:
     @property
     def embedder(self) -> Embedder | None:
         """What turns texts into vectors here; None when the collection was opened with embedder=None."""
-        return None if self._spec is None else self._resolved()
+        return self._encoder.embedder
 
     @property
     def embedder_identity(self) -> str | None:
@@ -93,7 +77,7 @@ class Collection:
         return f"<Collection {self._name!r}: {self._metric}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(self._reopen, embedder=self._spec), (self._name,)
+        return functools.partial(self._reopen, embedder=self._encoder.spec), (self._name,)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -174,7 +158,7 @@ class Collection:
             self._rows(transaction, names)  # before anything is paid for
         if texts is not None and vectors is None and state.embedder is not None:
             moved = [at for at, text in enumerate(texts) if text is not None]
-            vectors, identity = self._encode(state, inputs.texts([texts[at] for at in moved], "documents"))
+            vectors, identity = self._encoder.documents(state, inputs.texts([texts[at] for at in moved], "documents"))
         with self._store.writing() as transaction:
             rows = self._rows(transaction, names)
             if moved and vectors is not None:
@@ -336,63 +320,21 @@ class Collection:
             >>> for hit in docs.search("a feline resting on a rug", k=3, where={"year": {"$lt": 2005}}):
             ...     print(f"{hit.score:.3f}  {hit.document}")
         """
-        k = inputs.positive(k, "k")
-        if mode not in MODES:
-            raise InvalidInput(f"unknown mode {mode!r}; there is {', '.join(map(repr, MODES))}")
-        options = {"recall": inputs.share(recall, "recall"), "exact": bool(exact)}
-        lowest = inputs.number(min_score, "min_score")
-        condition = self._condition(where, where_document)
-        state = self._state()
-        queries = inputs.queries(query, state.dimension)
-        texts, vectors = queries.texts, queries.vectors
-        if vectors is None and texts is not None and state.live:
-            embedder = self._text_embedder(state)
-            vectors = inputs.vectors(
-                embedder.encode_queries(texts), state.dimension, f"vectors of embedder {embedder.identity!r}"
-            )
-        count = len(texts) if texts is not None else len(vectors) if vectors is not None else 0
-        if state.live == 0 or count == 0 or vectors is None:
-            report = Report("empty", True, count, 0, 0, 0, 0, 0.0)
-            answers: list[list[Hit]] = [[] for _ in range(count)]
-        else:
-            answers, report = self._answers(vectors, k, lowest, condition, options)
-        hits = [
-            Hits(tuple(answer), texts[at] if texts is not None else None, report if explain else None)
-            for at, answer in enumerate(answers)
-        ]
-        return hits[0] if queries.single else hits
+        return self._searcher.search(
+            query,
+            Request.checked(
+                k,
+                where=where,
+                where_document=where_document,
+                min_score=min_score,
+                mode=mode,
+                recall=recall,
+                exact=exact,
+                explain=explain,
+            ),
+        )
 
     # -- within -----------------------------------------------------------------------------------------------------
-
-    def _answers(
-        self,
-        vectors: NDArray[np.float32],
-        k: int,
-        lowest: float | None,
-        condition: tuple[str, list[Any]] | None,
-        options: dict[str, Any],
-    ) -> tuple[list[list[Hit]], Report]:
-        with self._store.reading() as transaction:
-            state = transaction.state(self._id, self._name)
-            if condition is not None:
-                options = options | {"allow": transaction.rows(self._id, condition)}
-            k = max(1, min(k, state.live))
-            rows, scores, report = self._live.search(transaction, state, vectors, k, **options)
-            good = rows >= 0
-            if lowest is not None:
-                good &= scores >= lowest
-            records = transaction.records(self._id, np.unique(rows[good]).tolist())
-        answers: list[list[Hit]] = []
-        for row_line, score_line, good_line in zip(rows, scores, good, strict=True):
-            kept = zip(row_line[good_line].tolist(), score_line[good_line].tolist(), strict=True)
-            answers.append([self._hit(records.get(row), score) for row, score in kept])
-        return answers, report
-
-    def _hit(self, record: Stored | None, score: float) -> Hit:
-        if record is None:
-            raise Corrupt(f"collection {self._name!r} has a vector without a record; restore it from a backup")
-        distance = 1.0 - score if self._metric == "cosine" else -score
-        return Hit(record.id, score, distance, record.document, json.loads(record.metadata))
 
     def _put(self, documents: Any, ids: Any, embeddings: Any, metadatas: Any, *, replace: bool) -> list[str]:
         if documents is None and embeddings is None:
@@ -413,7 +355,7 @@ class Collection:
                 with self._store.reading() as transaction:  # before the embedding is paid for
                     if taken := transaction.rows_of(self._id, names):
                         raise AlreadyExists(taken_message(self._name, [name for name in names if name in taken]))
-            vectors, identity = self._encode(state, said)
+            vectors, identity = self._encoder.documents(state, said)
         names = inputs.new_ids(count) if names is None else names
         with self._store.writing() as transaction:
             state = self._settled(transaction, vectors, identity)
@@ -455,41 +397,3 @@ class Collection:
     def _condition(self, where: Where | None, where_document: Where | None) -> tuple[str, list[Any]] | None:
         parsed = filters.parse(where, where_document)
         return None if parsed is None else filters.to_sql(parsed)
-
-    def _encode(self, state: State, texts: list[str]) -> tuple[NDArray[np.float32], str]:
-        embedder = self._text_embedder(state)
-        made = inputs.vectors(
-            embedder.encode_documents(texts), state.dimension, f"vectors of embedder {embedder.identity!r}"
-        )
-        if len(made) != len(texts):
-            raise InvalidInput(
-                f"the embedder {embedder.identity!r} returned {len(made)} vectors for {len(texts)} texts"
-            )
-        return made, embedder.identity
-
-    def _text_embedder(self, state: State) -> Embedder:
-        if self._spec is None:
-            raise InvalidInput(
-                f"collection {self._name!r} was opened with embedder=None, so it takes vectors only: "
-                "give vectors, or open it with an embedder"
-            )
-        if state.embedder is None and state.next_row and self._spec == "default":
-            raise InvalidInput(
-                f"the vectors in collection {self._name!r} were given, not made from text, so a text cannot be "
-                "compared with them: give vectors, or open the collection with embedder=<the one that made them>"
-            )
-        embedder = self._resolved()
-        self._check_identity(state, embedder)
-        return embedder
-
-    def _resolved(self) -> Embedder:
-        if self._embedder is None:
-            from nearfield.embed import resolve
-
-            assert self._spec is not None
-            self._embedder = resolve(self._spec)
-        return self._embedder
-
-    def _check_identity(self, state: State, embedder: Embedder) -> None:
-        if state.embedder not in (None, embedder.identity):
-            raise EmbedderMismatch(mismatch_message(state, embedder.identity))
