@@ -37,10 +37,7 @@ def test_the_documented_schema_is_the_live_one(tmp_path: Path) -> None:
     assert documented
     assert documented[1] == schema.SCHEMA
     catalog = sqlite3.connect(tmp_path / "x.nf" / "catalog.sqlite")
-    live = [
-        sql
-        for (sql,) in catalog.execute("SELECT sql FROM sqlite_master WHERE sql NOT LIKE '%sqlite_%' AND type = 'table'")
-    ]
+    live = [sql for (sql,) in catalog.execute("SELECT sql FROM sqlite_master WHERE sql NOT LIKE '%sqlite_%'")]
     assert ";\n".join(live) + ";\n" == documented[1]
     assert catalog.execute("PRAGMA application_id").fetchone()[0] == int(
         re.search(r"0x[0-9A-F]{8}", FORMAT.read_text())[0], 16
@@ -69,6 +66,32 @@ def test_the_documented_program_reads_a_database_without_nearfield(tmp_path: Pat
         assert record.embedding is not None
         assert str(record.embedding.tolist()) in line
         assert line.endswith(str(record.document))
+
+
+def test_no_row_that_was_changed_in_place_goes_unnoticed(tmp_path: Path) -> None:
+    filled(tmp_path / "x.nf", 6)
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        seen: list[tuple[int, list[int]]] = []
+
+        def look(after: int) -> list[int]:
+            with collection._store.reading() as transaction:
+                state = transaction.state(collection._id, "c")
+                seen.append((state.seq, sorted(transaction.changed_rows(state.id, after).tolist())))
+            return seen[-1][1]
+
+        assert look(0) == []
+        collection.update(["1", "4"], metadatas=[{"n": 10}, {"n": 40}])
+        assert look(0) == [1, 4]
+        collection.delete("2")
+        collection.update("1", documents="anew")  # vectors were given: nothing to embed
+        assert look(seen[-1][0]) == [1]
+        collection.update("3", embeddings=vectors(1))  # a new row, and the old one died
+        assert look(seen[-1][0]) == []
+        collection.delete("4")
+        assert look(0) == [1]
+        seqs = [seq for seq, _ in seen]
+        assert seqs == sorted(set(seqs))
 
 
 def test_segments_and_tail_cover_all_rows(tmp_path: Path, small_segments: None) -> None:

@@ -51,8 +51,10 @@ CREATE TABLE records (
   id         TEXT    NOT NULL,
   metadata   TEXT    NOT NULL,
   document   TEXT,
+  changed    INTEGER NOT NULL DEFAULT 0,
   UNIQUE (collection, id)
 );
+CREATE INDEX changed_records ON records (collection, changed) WHERE changed > 0;
 CREATE TABLE unsealed (
   key    INTEGER PRIMARY KEY,
   vector BLOB NOT NULL

@@ -137,6 +137,14 @@ class Transaction:
         found = self._sql.execute("SELECT row FROM dead_rows WHERE collection = ? AND seq > ?", (collection, after))
         return np.fromiter((row for (row,) in found), dtype=np.int64)
 
+    def changed_rows(self, collection: int, after: int) -> NDArray[np.int64]:
+        """Rows whose record was written anew in place after the change number `after`, and lives."""
+        found = self._sql.execute(  # `changed > 0` lets SQLite use the index, which holds nothing else
+            "SELECT key & 4294967295 FROM records WHERE collection = ? AND changed > 0 AND changed > ?",
+            (collection, after),
+        )
+        return np.fromiter((row for (row,) in found), dtype=np.int64)
+
     def segments(self, state: State) -> list[Segment]:
         if self._root is None:
             return []
@@ -258,11 +266,14 @@ class Transaction:
         )
 
     def rewrite(self, state: State, records: Iterable[Stored]) -> None:
-        """Change documents and metadata in place."""
-        self._sql.executemany(
-            "UPDATE records SET metadata = ?, document = ? WHERE key = ?",
-            [(record.metadata, record.document, state.id << 32 | record.row) for record in records],
+        """Change documents and metadata in place; `changed_rows` tells others which."""
+        seq = self.state(state.id, state.name).seq + 1
+        changed = self._sql.executemany(
+            "UPDATE records SET metadata = ?, document = ?, changed = ? WHERE key = ?",
+            [(record.metadata, record.document, seq, state.id << 32 | record.row) for record in records],
         )
+        if changed.rowcount > 0:
+            self._sql.execute("UPDATE collections SET seq = ? WHERE id = ?", (seq, state.id))
 
     def _seal(self, state: State, sealed: int, vectors: NDArray[np.float32]) -> None:
         """Write the unsealed vectors and the new ones as one segment, in place of their blobs."""
