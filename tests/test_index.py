@@ -139,6 +139,28 @@ def test_ties_are_answered_in_the_order_of_insertion() -> None:
     assert index.search(ROWS[0], k=4)[0].tolist() == [9, 7, 1, 3]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.003, 0.2, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_masks_and_ids_allow_the_same(share: float, shuffled: bool) -> None:
+    rng = np.random.default_rng(3)
+    index = nf.Index(24, "l2")
+    ids = rng.permutation(5000) if shuffled else np.arange(5000)
+    index.add(rng.standard_normal((5000, 24)), ids=ids)
+    index.remove(ids[::7])
+    for queries in (rng.standard_normal((1, 24)), rng.standard_normal((9, 24))):
+        mask = rng.random(5003) < share
+        allowed = np.flatnonzero(mask)
+        every, _ = index.search(queries, k=5000)
+        for k in (1, 10, 3000):
+            got = index.search(queries, k=k, allow=mask)
+            for ours, theirs in zip(got, index.search(queries, k=k, allow=rng.permutation(allowed)), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+            for row in range(len(queries)):
+                wanted = every[row][np.isin(every[row], allowed)][:k]
+                assert got[0][row][: len(wanted)].tolist() == wanted.tolist()
+                assert (got[0][row][len(wanted) :] == -1).all()
+
+
 def test_the_largest_id_there_is() -> None:
     index = nf.Index(8)
     largest = 2**63 - 2

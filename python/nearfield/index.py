@@ -20,9 +20,9 @@ from nearfield.types import METRICS, Metric, Report
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    Native = _native.FlatIndex | _native.HnswIndex
-
 KINDS = ("auto", "flat", "hnsw")
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 def build_info() -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Index:
         self.threads = threads
         self._kind = kind
         self._dimension = dimension
-        self._native: Native = (_native.HnswIndex if kind == "hnsw" else _native.FlatIndex)(dimension, metric)
+        self._native = _native.Index(dimension, metric, "flat" if kind == "auto" else kind)
 
     @property
     def dimension(self) -> int:
@@ -186,33 +186,28 @@ class Index:
         Raises:
             InvalidInput: Wrong dimension, NaN or infinity, k < 1, a mask that is too short, recall out of range.
         """
-        k = _whole(k, "k")
+        if type(k) is not int:
+            k = _whole(k, "k")
         if not 1 <= k < 2**32:
             raise InvalidInput(f"k must be 1 or more (and below 2**32), got {k}")
         if recall is not None and not (isinstance(recall, int | float) and 0 < recall <= 1):
             raise InvalidInput(f"recall must be a number over 0 and up to 1, got {recall!r}")
-        matrix = self._matrix(queries, "queries")
-        one = np.ndim(queries) == 1
-        native = self._native
-        graph = isinstance(native, _native.HnswIndex)  # it looks for NaN itself: a walk is soon over
-        if not graph and not np.isfinite(matrix).all():
-            row = int(np.flatnonzero(~np.isfinite(matrix).all(axis=1))[0])
-            raise InvalidInput(f"query {row} holds NaN or infinity: every number must be finite")
-        allowed = None if allow is None else self._allowed(allow)
-        started = time.perf_counter()
-        if isinstance(native, _native.HnswIndex):
-            kind, share = "hnsw", 1.0 if exact else recall
-            ids, scores, counts, (hops, proven) = native.search(matrix, k, allowed, self.threads, share)
-        else:
-            kind, hops, proven = "flat", 0, True
-            ids, scores, counts = native.search(matrix, k, allowed, self.threads)
-        elapsed = time.perf_counter() - started
-        if one:
-            ids, scores = ids[0], scores[0]
+        array = self._array(queries, "queries")
+        if allow is not None:
+            allow = self._allowed(allow)
         if not report:
-            return ids, scores
-        work = Report(kind, proven, len(matrix), *counts, 1000 * elapsed, hops)
-        return ids, scores, work
+            return self._native.search(array, k, allow, self._threads, recall, exact)[:2]
+        started = time.perf_counter()
+        ids, scores, counts = self._native.search(array, k, allow, self._threads, recall, exact)
+        elapsed = time.perf_counter() - started
+        scanned, reread, read, threads, hops, proven, effort, expected = counts
+        count = len(array) if array.ndim > 1 else 1
+        kind = self._native.kind
+        return (
+            ids,
+            scores,
+            Report(kind, proven, count, scanned, reread, read, threads, 1000 * elapsed, hops, effort, expected),
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file. A failure leaves what was there before.
@@ -238,16 +233,16 @@ class Index:
         index = cls.__new__(cls)
         index.threads = threads
         try:
-            graph = _native.kind_of(os.fspath(path)) == "hnsw"
-            index._kind = "hnsw" if graph else "auto"
-            index._native = (_native.HnswIndex if graph else _native.FlatIndex).load(os.fspath(path), index.threads)
-            index._dimension = index._native.dimension
+            index._native = _native.Index.load(os.fspath(path), index.threads)
         except StorageError:
             raise
         except FileNotFoundError as error:
             raise NotFound(f"there is no index file at {os.fspath(path)}") from error
         except OSError as error:
             raise StorageError(f"cannot read the index at {os.fspath(path)}: {_reason(error)}") from error
+        kind = index._native.kind
+        index._kind = "auto" if kind == "flat" else kind
+        index._dimension = index._native.dimension
         return index
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -256,10 +251,19 @@ class Index:
 
     def _matrix(self, values: ArrayLike, name: str) -> NDArray[np.float32]:
         """`values` as a C-ordered float32 array of shape (n, dimension)."""
-        if type(values) is np.ndarray and values.dtype == np.float32 and values.flags.carray:
-            fits = values.ndim in (1, 2) and values.shape[-1] == self._dimension
-            if fits:
-                return values.reshape(-1, self._dimension)
+        return self._array(values, name).reshape(-1, self._dimension)
+
+    def _array(self, values: ArrayLike, name: str) -> NDArray[np.float32]:
+        """`values` as a C-ordered float32 array of shape (n, dimension) or (dimension,)."""
+        # One query takes a few microseconds to answer, so what is ready is seen with few looks.
+        if (
+            type(values) is np.ndarray
+            and values.dtype is _FLOAT32
+            and values.flags.carray
+            and values.ndim in (1, 2)
+            and values.shape[-1] == self._dimension
+        ):
+            return values
         try:
             array = np.asarray(values)
         except ValueError as error:
@@ -272,10 +276,9 @@ class Index:
                 f"{name} must have shape (n, {self.dimension}): this index has dimension {self.dimension}, got {got}"
             )
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinity, and is refused as such
-            matrix = np.require(array, dtype=np.float32, requirements=["C", "A"])
-        return matrix.reshape(-1, self.dimension)
+            return np.require(array, dtype=np.float32, requirements=["C", "A"])
 
-    def _allowed(self, allow: ArrayLike) -> NDArray[np.int64]:
+    def _allowed(self, allow: ArrayLike) -> NDArray[np.bool_] | NDArray[np.int64]:
         array = np.asarray(allow)
         if array.dtype != bool:
             return _ids(array, "allow")
@@ -283,7 +286,7 @@ class Index:
             raise InvalidInput(
                 f"a boolean `allow` needs a place for every id, shape ({self._native.next_id},); got {array.shape}"
             )
-        return np.flatnonzero(array).astype(np.int64, copy=False)
+        return np.require(array, requirements=["C"])
 
 
 def _rebuild(

@@ -56,7 +56,8 @@ class Report:
     """What a search did, in counts that do not depend on the machine, and the time it took.
 
     rows_scanned: rows whose code was scored. rows_reread: rows whose full vector was read. hops: nodes of a graph whose
-    neighbours were looked at.
+    neighbours were looked at. effort: how far an approximate search went, in the unit of its kind (width of a walk),
+    0 for an exact one. expected: share of the true answers that this effort found when it was measured.
     bytes_read: bytes of codes, factors and vectors read. For a batch, all figures are of the whole batch.
     """
 
@@ -69,6 +70,8 @@ class Report:
     threads: int
     milliseconds: float
     hops: int = 0
+    effort: int = 0
+    expected: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

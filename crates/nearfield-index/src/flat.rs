@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use nearfield_kernels::quantize::{self, Frame, QueryCode};
 use nearfield_kernels::{BLOCK, Factors, Line, Metric, kernels, pages};
 
+use crate::allow::{Allow, Allowed};
 use crate::codec::{Header, Reader, Writer};
 use crate::ids::Ids;
 use crate::pool::each_job;
 use crate::refine::{self, Full, Ranked};
-use crate::scan::{self, Rows};
+use crate::scan::{self, Rows, Within};
 use crate::{Error, Result};
 
 /// Largest dimension: above it, a sum of 8-bit products could leave 32 bits.
@@ -27,6 +28,9 @@ const QUERIES_PER_PASS: usize = 1024;
 
 /// Code bytes that make another thread worth waking.
 const BYTES_PER_THREAD: usize = 1 << 20;
+
+/// Where more than one row in so many is allowed, reading all codes as they lie is faster than gathering those allowed.
+const DENSE: usize = 4;
 
 /// Rows that one thread codes at a time; a multiple of two blocks.
 const ROWS_PER_JOB: usize = 1024;
@@ -59,8 +63,10 @@ pub struct Request<'a> {
     pub k: usize,
     /// Threads to use at the most.
     pub threads: usize,
-    /// Ids that may be answered; None allows all. Unknown ids are passed over.
-    pub allow: Option<&'a [i64]>,
+    /// What may be answered; None allows all.
+    pub allow: Option<Allow<'a>>,
+    /// Share of the true answers wanted on average, over 0 and up to 1, where 1 means exact; None leaves it to the kind.
+    pub recall: Option<f64>,
     /// Asked now and then on the calling thread; true stops the search.
     pub interrupt: &'a (dyn Fn() -> bool + Sync),
 }
@@ -84,6 +90,29 @@ pub struct Answers {
     pub hops: usize,
     /// Whether every answer is the exact one, proven.
     pub exact: bool,
+    /// How far an approximate search went, in the units of its kind; 0 for an exact one.
+    pub effort: usize,
+    /// Share of the true answers that this effort found when it was measured.
+    pub expected: f64,
+}
+
+impl<'a> Request<'a> {
+    /// A search for the best k of all rows, on one thread.
+    pub fn new(queries: &'a [f32], k: usize) -> Self {
+        Self { queries, k, threads: 1, allow: None, recall: None, interrupt: &|| false }
+    }
+
+    /// Says which query holds a number that is not finite, if one does.
+    pub(crate) fn check(&self, dimension: usize) -> Result<()> {
+        assert!(self.k >= 1 && self.queries.len().is_multiple_of(dimension));
+        // Without a branch for each number, this takes no time beside the shortest search.
+        const ONES: u32 = 0x7F80_0000;
+        if self.queries.iter().fold(false, |bad, x| bad | (x.to_bits() & ONES == ONES)) {
+            let row = self.queries.iter().position(|x| !x.is_finite()).unwrap_or(0) / dimension;
+            return Err(Error::Invalid(format!("query {row} holds NaN or infinity: every number must be finite")));
+        }
+        Ok(())
+    }
 }
 
 impl Flat {
@@ -241,29 +270,42 @@ impl Flat {
     }
 
     pub(crate) fn rows<'a>(&'a self, listed: Option<&'a [u32]>) -> Rows<'a> {
+        self.rows_within(listed.map_or(Within::All, Within::Listed))
+    }
+
+    fn rows_within<'a>(&'a self, within: Within<'a>) -> Rows<'a> {
         let lines = quantize::lines(self.dimension);
-        Rows { codes: &self.codes, factors: &self.factors, lines, count: self.ids.rows(), listed }
+        Rows { codes: &self.codes, factors: &self.factors, lines, count: self.ids.rows(), within }
     }
 
     /// The best k rows of every query, exactly.
     pub fn search(&self, request: &Request) -> Result<Answers> {
-        assert!(request.k >= 1 && request.queries.len().is_multiple_of(self.dimension));
-        let listed = request.allow.map(|ids| self.listed(ids));
-        self.search_listed(listed.as_deref(), request)
+        request.check(self.dimension)?;
+        self.search_allowed(self.allowed(request).as_ref(), request)
     }
 
-    /// Rows of these ids, ascending; unknown ids are passed over.
-    pub(crate) fn listed(&self, ids: &[i64]) -> Vec<u32> {
-        let mut rows: Vec<u32> = ids.iter().filter_map(|id| self.ids.row(*id)).collect();
-        rows.sort_unstable();
-        rows.dedup();
-        rows
+    /// Rows that the request allows; None where it allows all.
+    pub(crate) fn allowed(&self, request: &Request) -> Option<Allowed> {
+        request.allow.map(|allow| Allowed::new(allow, &self.ids))
+    }
+
+    /// As `search`, with the rows allowed instead of what the request says of them.
+    pub(crate) fn search_allowed(&self, allowed: Option<&Allowed>, request: &Request) -> Result<Answers> {
+        let Some(allowed) = allowed else { return self.search_listed(None, request) };
+        if allowed.count() * DENSE > self.ids.rows() {
+            return self.search_within(Within::Allowed(allowed), request);
+        }
+        self.search_listed(Some(&allowed.rows()), request)
     }
 
     /// As `search`, among the rows listed (ascending) instead of the ids allowed.
     pub(crate) fn search_listed(&self, listed: Option<&[u32]>, request: &Request) -> Result<Answers> {
-        let rows = self.rows(listed);
-        let mut answers = Answers { exact: true, ..Answers::default() };
+        self.search_within(listed.map_or(Within::All, Within::Listed), request)
+    }
+
+    fn search_within(&self, within: Within, request: &Request) -> Result<Answers> {
+        let rows = self.rows_within(within);
+        let mut answers = Answers { exact: true, expected: 1.0, ..Answers::default() };
         let places = (request.queries.len() / self.dimension).saturating_mul(request.k);
         let room = answers.ids.try_reserve_exact(places).and_then(|()| answers.scores.try_reserve_exact(places));
         room.map_err(|_| Error::Invalid(format!("no memory for {places} answers (queries times k): ask for fewer")))?;
@@ -276,7 +318,7 @@ impl Flat {
     /// Searches for up to `QUERIES_PER_PASS` queries and appends their answers.
     fn pass(&self, rows: &Rows, queries: &[f32], request: &Request, answers: &mut Answers) -> Result<()> {
         let kernels = kernels();
-        let scanned = rows.listed.map_or(self.len(), <[u32]>::len);
+        let scanned = rows.read().min(self.len());
         let count = queries.len() / self.dimension;
         // More than there are rows cannot be answered; bars and heaps are no larger than needed.
         let k = request.k.min(scanned.max(1));

@@ -16,6 +16,7 @@ use nearfield_kernels::guide::{Guide, GuideScratch};
 use nearfield_kernels::quantize::{self, QueryCode};
 use nearfield_kernels::{BLOCK, Kernels, Line, Metric, kernels, pages, prefetch};
 
+use crate::allow::Allowed;
 use crate::flat::{Answers, Flat, Request};
 use crate::hnsw_build::Points;
 use crate::pool::each_job;
@@ -90,18 +91,6 @@ struct Plan<'a> {
     /// Rows to be scanned beside the walk.
     beside: &'a [u32],
     k: usize,
-}
-
-/// Rows that may be answered, as a list and as bits.
-struct Allowed {
-    rows: Vec<u32>,
-    bits: Vec<u64>,
-}
-
-impl Allowed {
-    fn holds(&self, row: u32) -> bool {
-        self.bits[row as usize / 64] >> (row % 64) & 1 == 1
-    }
 }
 
 /// Candidates that get a second look, be k ever so small: the order of guide codes is not that of the rows.
@@ -222,7 +211,7 @@ impl Hnsw {
         let queries: Vec<f32> = graph.rows[nodes..].iter().flat_map(row).copied().collect();
         let mut widths = [[0; TARGETS.len()]; DEPTHS.len()];
         for (&k, widths) in DEPTHS.iter().zip(&mut widths) {
-            let request = Request { queries: &queries, k, threads, allow: None, interrupt: &|| false };
+            let request = Request { threads, ..Request::new(&queries, k) };
             let truth = flat.search_listed(Some(&linked), &request).expect("nothing interrupts it");
             let mut reached = 0;
             let mut width = k.max(8);
@@ -335,25 +324,22 @@ impl Hnsw {
         ((low + share * (high - low)).ceil() as usize).max(k)
     }
 
-    /// The best k rows of every query. `recall` over 0 and up to 1, where 1 is an exact search.
-    pub fn search(&self, request: &Request, recall: f64) -> Result<Answers> {
+    /// The best k rows of every query.
+    pub fn search(&self, request: &Request) -> Result<Answers> {
         let flat = &self.flat;
-        assert!(request.k >= 1 && request.queries.len().is_multiple_of(flat.dimension));
+        let recall = request.recall.unwrap_or(DEFAULT_RECALL);
+        request.check(flat.dimension)?;
         let Some(graph) = self.graph.as_ref().filter(|_| recall < 1.0) else {
             return flat.search(request);
         };
-        let allowed = request.allow.map(|ids| {
-            let mut allowed = Allowed { rows: flat.listed(ids), bits: vec![0; flat.ids.rows().div_ceil(64)] };
-            allowed.rows.iter().for_each(|row| allowed.bits[*row as usize / 64] |= 1 << (row % 64));
-            allowed
-        });
+        let allowed = flat.allowed(request);
         let answerable = |row: &u32| match &allowed {
             Some(allowed) => allowed.holds(*row),
             None => flat.ids.is_live(*row as usize),
         };
         let beside = graph.outside.iter().copied().chain(graph.covered as u32..flat.ids.rows() as u32);
         let beside: Vec<u32> = beside.filter(answerable).collect();
-        let right = allowed.as_ref().map_or(flat.len(), |allowed| allowed.rows.len());
+        let right = allowed.as_ref().map_or(flat.len(), Allowed::count);
         let inside = right - beside.len();
         let nodes = graph.rows.len();
         let usual = self.width(graph, request.k, recall);
@@ -365,7 +351,7 @@ impl Hnsw {
         let (row, byte) = if count < 12 { SCAN_ONE } else { SCAN_MANY };
         let scan = right as f64 * (row + byte * flat.dimension as f64);
         if inside == 0 || width as f64 * HOP >= scan {
-            return flat.search_listed(allowed.as_ref().map(|allowed| allowed.rows.as_slice()), request);
+            return flat.search_allowed(allowed.as_ref(), request);
         }
         let wanted = looked_at(k, usual).min(inside);
         let plan = Plan { reach, wanted, allowed: allowed.as_ref(), beside: &beside, k };
@@ -380,6 +366,8 @@ impl Hnsw {
             ids: vec![-1; count * request.k],
             scores: vec![f32::NEG_INFINITY; count * request.k],
             threads,
+            effort: plan.reach.width,
+            expected: request.recall.unwrap_or(DEFAULT_RECALL),
             ..Answers::default()
         };
         let total = Mutex::new((Work::default(), Vec::new()));
@@ -446,8 +434,7 @@ impl Hnsw {
         let queries: Vec<f32> =
             starved.iter().flat_map(|q| &request.queries[q * dimension..(q + 1) * dimension]).copied().collect();
         let request = Request { queries: &queries, ..*request };
-        let listed = plan.allowed.map(|allowed| allowed.rows.as_slice());
-        let exact = self.flat.search_listed(listed, &request)?;
+        let exact = self.flat.search_allowed(plan.allowed, &request)?;
         for (i, q) in starved.iter().enumerate() {
             answers.ids[q * k..(q + 1) * k].copy_from_slice(&exact.ids[i * k..(i + 1) * k]);
             answers.scores[q * k..(q + 1) * k].copy_from_slice(&exact.scores[i * k..(i + 1) * k]);

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::allow::packed;
 use crate::{Error, Result};
 
 /// The ids of rows, and the way back.
@@ -33,6 +34,20 @@ impl Ids {
 
     pub fn of(&self, row: u32) -> i64 {
         self.of_row[row as usize]
+    }
+
+    /// Whether every row's id is its own number.
+    pub fn are_rows(&self) -> bool {
+        self.rows.is_none() && self.of_row.last().is_none_or(|last| *last as usize + 1 == self.of_row.len())
+    }
+
+    /// Takes the bits of removed rows out.
+    pub fn keep_live(&self, bits: &mut [u64]) {
+        if self.dead > 0 {
+            for (word, live) in bits.iter_mut().zip(self.live.chunks(64)) {
+                *word &= packed(live);
+            }
+        }
     }
 
     /// Ids of the rows that are there, in row order.

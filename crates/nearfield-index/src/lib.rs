@@ -2,8 +2,10 @@
 //!
 //! * [`flat`] answers exactly: 8-bit codes say which rows could be among the best, and only those are read in full.
 //! * [`hnsw`] answers approximately, at a recall it has measured on its own rows: a walk through a graph of neighbours.
+//! * [`kind`] is the one face of all of them.
 //! * [`ids`] maps the numbers users give to rows, [`pool`] runs the work, [`codec`] writes and reads files.
 
+mod allow;
 pub mod codec;
 mod error;
 pub mod flat;
@@ -11,12 +13,15 @@ pub mod hnsw;
 mod hnsw_build;
 mod hnsw_file;
 mod ids;
+pub mod kind;
 pub mod pool;
 mod refine;
 mod scan;
 mod walk;
 
+pub use allow::Allow;
 pub use error::{Error, Result};
 pub use flat::{Answers, Flat, Request};
 pub use hnsw::Hnsw;
+pub use kind::Kind;
 pub use nearfield_kernels::{Kernels, Level, Metric, dispatch, kernels};

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use nearfield_kernels::quantize::QueryCode;
 use nearfield_kernels::topk::KthLargest;
-use nearfield_kernels::{BLOCK, Dots, Factors, GROUP, Kernels, LINE, Line, Weights};
+use nearfield_kernels::{BLOCK, Dots, Factors, GROUP, Kernels, LINE, Line, Weights, prefetch};
 
+use crate::allow::Allowed;
 use crate::pool;
 
 /// From this many queries on, rows are laid out for the tile kernel; below, the scan kernel reads them as they are.
@@ -21,6 +22,9 @@ const TILE_BYTES: usize = 128 << 10;
 
 /// Bytes of codes in a tile that is read once: long stretches, or the CPU's prefetcher starts anew too often.
 const STRETCH_BYTES: usize = 1 << 20;
+
+/// Listed rows asked for ahead of the one that is copied.
+const AHEAD: usize = 8;
 
 /// How often the calling thread looks whether it should stop.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -33,13 +37,33 @@ pub(crate) struct Candidate {
     pub upper: f32,
 }
 
-/// What is scanned: all rows, or those listed (ascending).
+/// What is scanned.
 pub(crate) struct Rows<'a> {
     pub codes: &'a [Line],
     pub factors: &'a [Factors],
     pub lines: usize,
     pub count: usize,
-    pub listed: Option<&'a [u32]>,
+    pub within: Within<'a>,
+}
+
+/// Which of the rows.
+#[derive(Clone, Copy)]
+pub(crate) enum Within<'a> {
+    All,
+    /// These, ascending: their codes are gathered.
+    Listed(&'a [u32]),
+    /// These: all codes are read as they lie, which is faster where few are left out.
+    Allowed(&'a Allowed),
+}
+
+impl Rows<'_> {
+    /// Rows that are read.
+    pub fn read(&self) -> usize {
+        match self.within {
+            Within::Listed(list) => list.len(),
+            _ => self.count,
+        }
+    }
 }
 
 /// The bar of one query, shared by all threads. Floats are kept as integers of the same order.
@@ -115,7 +139,7 @@ pub(crate) fn candidates(
     interrupt: &(dyn Fn() -> bool + Sync),
 ) -> Option<Vec<Vec<Candidate>>> {
     let pass = Pass::new(kernels, rows, queries);
-    let total = rows.listed.map_or(rows.count, <[u32]>::len);
+    let total = rows.read();
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let all_found: Mutex<Vec<Vec<Found>>> = Mutex::new(Vec::new());
     pool::run(threads, |worker| {
@@ -209,9 +233,9 @@ impl<'a> Pass<'a> {
     fn tile(&self, start: usize, count: usize, scratch: &mut Scratch, found: &mut [Found]) {
         let Scratch { gathered, packed, dots, bars, selected } = scratch;
         let (codes, factors) = gathered.load(self.rows, start, count);
-        let row_of = |position: u32| match self.rows.listed {
-            Some(list) => list[start + position as usize],
-            None => start as u32 + position,
+        let row_of = |position: u32| match self.rows.within {
+            Within::Listed(list) => list[start + position as usize],
+            _ => start as u32 + position,
         };
         let mut judge = |first: usize, inside: usize, values: &[i32]| {
             let group = first..first + inside;
@@ -246,7 +270,7 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Room for the listed rows of one tile.
+/// Room for what a tile needs a copy of.
 struct Gathered {
     codes: Vec<Line>,
     factors: Vec<Factors>,
@@ -254,18 +278,41 @@ struct Gathered {
 
 impl Gathered {
     fn new(rows: &Rows, per_tile: usize) -> Self {
-        let room = if rows.listed.is_some() { per_tile } else { 0 };
-        Self { codes: vec![Line::ZERO; room * rows.lines], factors: vec![Factors::ABSENT; room / BLOCK] }
+        let codes = if matches!(rows.within, Within::Listed(_)) { per_tile * rows.lines } else { 0 };
+        let factors = if matches!(rows.within, Within::All) { 0 } else { per_tile / BLOCK };
+        Self { codes: vec![Line::ZERO; codes], factors: vec![Factors::ABSENT; factors] }
     }
 
-    /// Codes and factors of `count` rows of the scan from number `start` on: a view, or a copy of the listed ones.
+    /// Codes and factors of `count` rows of the scan from number `start` on: a view, or a copy.
     fn load<'a>(&'a mut self, rows: &Rows<'a>, start: usize, count: usize) -> (&'a [Line], &'a [Factors]) {
-        let Some(list) = rows.listed else {
-            let codes = &rows.codes[start * rows.lines..(start + count) * rows.lines];
-            return (codes, &rows.factors[start / BLOCK..]);
-        };
-        self.factors.fill(Factors::ABSENT);
-        for (i, &row) in list[start..start + count].iter().enumerate() {
+        match rows.within {
+            Within::All => {
+                (&rows.codes[start * rows.lines..(start + count) * rows.lines], &rows.factors[start / BLOCK..])
+            }
+            Within::Allowed(allowed) => {
+                let first = start / BLOCK; // a tile begins with a block
+                for (i, into) in self.factors.iter_mut().take(count.div_ceil(BLOCK)).enumerate() {
+                    *into = rows.factors[first + i];
+                    let bits = allowed.block(first + i);
+                    for (lane, bias) in into.bias.iter_mut().enumerate() {
+                        *bias = if bits >> lane & 1 == 1 { *bias } else { f32::NEG_INFINITY };
+                    }
+                }
+                (&rows.codes[start * rows.lines..(start + count) * rows.lines], &self.factors)
+            }
+            Within::Listed(list) => {
+                self.gather(rows, &list[start..start + count]);
+                (&self.codes[..count * rows.lines], &self.factors)
+            }
+        }
+    }
+
+    fn gather(&mut self, rows: &Rows, list: &[u32]) {
+        self.factors[..list.len().div_ceil(BLOCK)].fill(Factors::ABSENT);
+        for (i, &row) in list.iter().enumerate() {
+            if let Some(&later) = list.get(i + AHEAD) {
+                (0..rows.lines).for_each(|line| prefetch(rows.codes, later as usize * rows.lines + line));
+            }
             let from = row as usize * rows.lines;
             self.codes[i * rows.lines..(i + 1) * rows.lines].copy_from_slice(&rows.codes[from..from + rows.lines]);
             let (of, to, lane) = (&rows.factors[row as usize / BLOCK], &mut self.factors[i / BLOCK], i % BLOCK);
@@ -274,6 +321,5 @@ impl Gathered {
             to.norm[lane] = of.norm[row as usize % BLOCK];
             to.bias[lane] = of.bias[row as usize % BLOCK];
         }
-        (&self.codes[..count * rows.lines], &self.factors)
     }
 }

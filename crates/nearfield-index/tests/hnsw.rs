@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use nearfield_index::{Answers, Flat, Hnsw, Metric, Request};
+use nearfield_index::{Allow, Answers, Flat, Hnsw, Metric, Request};
 
 /// Repeatable numbers (SplitMix64), in [-1, 1).
 struct Random(u64);
@@ -41,7 +41,7 @@ fn clustered(seed: u64, count: usize) -> Vec<f32> {
 }
 
 fn request(queries: &[f32], k: usize) -> Request<'_> {
-    Request { queries, k, threads: 2, allow: None, interrupt: &|| false }
+    Request { threads: 2, ..Request::new(queries, k) }
 }
 
 fn recall(got: &Answers, truth: &Answers, k: usize) -> f64 {
@@ -74,7 +74,7 @@ fn recall_reaches_what_was_asked_for_on_every_metric() {
                 // One query at a time: a batch of this size would be answered by a scan, which is exact.
                 let mut all = Answers::default();
                 for query in queries.chunks(DIMENSION) {
-                    let one = graph.search(&request(query, k), target).unwrap();
+                    let one = graph.search(&Request { recall: Some(target), ..request(query, k) }).unwrap();
                     assert!(one.exact == (one.hops == 0) && (target > 0.95 || !one.exact), "{metric:?} {k} {target}");
                     all.rows_scanned += one.rows_scanned;
                     all.ids.extend(one.ids);
@@ -84,7 +84,7 @@ fn recall_reaches_what_was_asked_for_on_every_metric() {
                 scanned.push(all.rows_scanned);
             }
             assert!(scanned[0] < scanned[2], "effort does not grow with the recall asked for: {scanned:?}");
-            let exact = graph.search(&request(&queries, k), 1.0).unwrap();
+            let exact = graph.search(&Request { recall: Some(1.0), ..request(&queries, k) }).unwrap();
             assert_eq!((&exact.ids, &exact.scores, exact.exact), (&truth.ids, &truth.scores, true));
         }
     }
@@ -97,7 +97,7 @@ fn scores_are_the_exact_ones() {
         let (graph, flat) = both(metric, &rows);
         for query in queries.chunks(DIMENSION) {
             let all = flat.search(&request(query, 6000)).unwrap();
-            let got = graph.search(&request(query, 10), 0.9).unwrap();
+            let got = graph.search(&Request { recall: Some(0.9), ..request(query, 10) }).unwrap();
             for (id, score) in got.ids.iter().zip(&got.scores) {
                 let at = all.ids.iter().position(|other| other == id).unwrap();
                 assert_eq!(*score, all.scores[at]);
@@ -146,11 +146,13 @@ fn a_loaded_index_answers_as_the_saved_one() {
     index.save(&path).unwrap();
     let loaded = Hnsw::load(&path, 2).unwrap();
     for query in queries.chunks(DIMENSION) {
-        let (before, after) =
-            (index.search(&request(query, 10), 0.95).unwrap(), loaded.search(&request(query, 10), 0.95).unwrap());
+        let (before, after) = (
+            index.search(&Request { recall: Some(0.95), ..request(query, 10) }).unwrap(),
+            loaded.search(&Request { recall: Some(0.95), ..request(query, 10) }).unwrap(),
+        );
         assert_eq!((before.ids, before.scores, before.hops), (after.ids, after.scores, after.hops));
     }
-    assert!(!index.search(&request(&queries[..DIMENSION], 10), 0.95).unwrap().exact);
+    assert!(!index.search(&Request { recall: Some(0.95), ..request(&queries[..DIMENSION], 10) }).unwrap().exact);
     let whole = std::fs::read(&path).unwrap();
     for at in (0..whole.len()).step_by(whole.len() / 97) {
         let mut broken = whole.clone();
@@ -173,13 +175,13 @@ fn fresh_rows_are_found_and_removed_rows_are_not() {
             let fresh = clustered(100 + turn, 1 + turn as usize * 20);
             let ids = index.add(&fresh, None, 2).unwrap();
             for (query, id) in fresh.chunks(DIMENSION).zip(&ids).step_by(17) {
-                assert_eq!(index.search(&request(query, 1), 0.99).unwrap().ids, [*id]);
+                assert_eq!(index.search(&Request { recall: Some(0.99), ..request(query, 1) }).unwrap().ids, [*id]);
             }
             let gone: Vec<i64> = (0..250).map(|i| turn as i64 * 250 + i).collect();
             index.remove(&gone, 2).unwrap();
             let gone: HashSet<i64> = (0..(turn as i64 + 1) * 250).collect();
             for query in rows.chunks(DIMENSION).step_by(397) {
-                let got = index.search(&request(query, 10), 0.9).unwrap();
+                let got = index.search(&Request { recall: Some(0.9), ..request(query, 10) }).unwrap();
                 assert!(got.ids.iter().all(|id| *id >= 0 && !gone.contains(id)), "{:?}", got.ids);
             }
         }
@@ -189,7 +191,7 @@ fn fresh_rows_are_found_and_removed_rows_are_not() {
         let truth = flat.search(&request(&queries, 10)).unwrap();
         let mut all = Answers::default();
         for query in queries.chunks(DIMENSION) {
-            all.ids.extend(index.search(&request(query, 10), 0.95).unwrap().ids);
+            all.ids.extend(index.search(&Request { recall: Some(0.95), ..request(query, 10) }).unwrap().ids);
         }
         assert!(recall(&all, &truth, 10) >= 0.93);
     }
@@ -204,11 +206,11 @@ fn a_filter_never_costs_answers() {
         let region: Vec<i64> = flat.search(&request(&queries[..DIMENSION], 800)).unwrap().ids;
         let every = |step: usize| (0..8000).step_by(step).map(|id| id as i64).collect::<Vec<i64>>();
         for allow in [every(1), every(2), every(10), every(100), every(4000), region, vec![], vec![5, 70_000]] {
-            let with = |queries| Request { allow: Some(&allow), ..request(queries, 10) };
+            let with = |queries| Request { allow: Some(Allow::Ids(&allow)), ..request(queries, 10) };
             let truth = flat.search(&with(&queries)).unwrap();
             let mut all = Answers::default();
             for query in queries.chunks(DIMENSION) {
-                let got = graph.search(&with(query), 0.95).unwrap();
+                let got = graph.search(&Request { recall: Some(0.95), ..with(query) }).unwrap();
                 let wanted = allow.iter().filter(|id| **id < 8000).count().min(10);
                 assert_eq!(got.ids.iter().filter(|id| allow.contains(id)).count(), wanted);
                 assert!(got.ids[wanted..].iter().all(|id| *id == -1));
@@ -227,7 +229,8 @@ fn small_and_odd_indexes_answer() {
             let rows = clustered(12, count);
             let mut index = Hnsw::new(DIMENSION, metric).unwrap();
             index.add(&rows, None, 2).unwrap();
-            let got = index.search(&request(&clustered(13, 3), 50), 0.9).unwrap();
+            let queries = clustered(13, 3);
+            let got = index.search(&Request { recall: Some(0.9), ..request(&queries, 50) }).unwrap();
             let found = got.ids.iter().filter(|id| **id >= 0).count();
             assert_eq!(found, 3 * count.min(50), "{metric:?} {count}");
         }
@@ -245,8 +248,10 @@ fn small_and_odd_indexes_answer() {
             let mut flat = Flat::new(DIMENSION, metric).unwrap();
             flat.add(&data, None, 2).unwrap();
             for query in [&one, &vec![0.0; DIMENSION], &vec![3e37; DIMENSION], &vec![1e-40; DIMENSION]] {
-                let (got, truth) =
-                    (index.search(&request(query, 10), 0.95).unwrap(), flat.search(&request(query, 10)).unwrap());
+                let (got, truth) = (
+                    index.search(&Request { recall: Some(0.95), ..request(query, 10) }).unwrap(),
+                    flat.search(&request(query, 10)).unwrap(),
+                );
                 assert!(got.ids.iter().all(|id| *id >= 0));
                 assert_eq!(got.ids.iter().collect::<HashSet<_>>().len(), 10, "an answer came twice");
                 if metric == Metric::Cosine && query[0] != 3e37 {

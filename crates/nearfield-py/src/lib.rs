@@ -1,7 +1,6 @@
 //! The Python binding, `nearfield._native`: plain values across, the GIL released, no logic.
 
-mod flat;
-mod hnsw;
+mod index;
 
 use nearfield_index::{Error, dispatch, kernels, pool};
 use pyo3::prelude::*;
@@ -49,9 +48,7 @@ fn default_threads() -> usize {
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<flat::FlatIndex>()?;
-    module.add_class::<hnsw::HnswIndex>()?;
-    module.add_function(wrap_pyfunction!(hnsw::kind_of, module)?)?;
+    module.add_class::<index::Index>()?;
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
     module.add_function(wrap_pyfunction!(default_threads, module)?)
 }

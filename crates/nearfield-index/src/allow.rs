@@ -1,0 +1,125 @@
+//! Which rows may be answered: what the caller names by id, and the bitmap over rows that searches look at.
+
+use crate::ids::Ids;
+
+/// Vectors that may be answered, as the caller names them.
+#[derive(Clone, Copy, Debug)]
+pub enum Allow<'a> {
+    /// These ids; unknown ones are passed over.
+    Ids(&'a [i64]),
+    /// Every id with a true at its place; ids beyond the end are not allowed.
+    Mask(&'a [bool]),
+}
+
+/// Rows that may be answered, one bit a row, all of them live.
+#[derive(Clone, Debug)]
+pub(crate) struct Allowed {
+    bits: Vec<u64>,
+    count: usize,
+}
+
+impl Allowed {
+    /// The live rows among those that the caller allows.
+    pub fn new(allow: Allow, ids: &Ids) -> Self {
+        let rows = ids.rows();
+        let mut bits = vec![0u64; rows.div_ceil(64)];
+        match allow {
+            Allow::Ids(list) => {
+                for row in list.iter().filter_map(|id| ids.row(*id)) {
+                    bits[row as usize / 64] |= 1 << (row % 64);
+                }
+            }
+            Allow::Mask(mask) if ids.are_rows() => {
+                let mask = &mask[..mask.len().min(rows)];
+                for (word, places) in bits.iter_mut().zip(mask.chunks(64)) {
+                    *word = packed(places);
+                }
+                ids.keep_live(&mut bits);
+            }
+            Allow::Mask(mask) => {
+                let holds = |row: u32| mask.get(ids.of(row) as usize).is_some_and(|allowed| *allowed);
+                for row in (0..rows as u32).filter(|row| ids.is_live(*row as usize) && holds(*row)) {
+                    bits[row as usize / 64] |= 1 << (row % 64);
+                }
+            }
+        }
+        let count = bits.iter().map(|word| word.count_ones() as usize).sum();
+        Self { bits, count }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    pub fn holds(&self, row: u32) -> bool {
+        self.bits[row as usize / 64] >> (row % 64) & 1 == 1
+    }
+
+    /// Bits of the sixteen rows from `block * 16` on, the first row lowest.
+    pub fn block(&self, block: usize) -> u16 {
+        self.bits.get(block / 4).map_or(0, |word| (word >> (block % 4 * 16)) as u16)
+    }
+
+    /// The rows, ascending.
+    pub fn rows(&self) -> Vec<u32> {
+        let mut rows = Vec::with_capacity(self.count);
+        for (first, word) in (0..).step_by(64).zip(&self.bits) {
+            let mut left = *word;
+            while left != 0 {
+                rows.push(first + left.trailing_zeros());
+                left &= left - 1;
+            }
+        }
+        rows
+    }
+}
+
+/// Up to 64 truth values as bits, the first one lowest. Eight at a time: the product gathers the lowest bits of eight
+/// bytes in its highest byte.
+pub(crate) fn packed(places: &[bool]) -> u64 {
+    let eights = places.chunks_exact(8);
+    let rest = eights.remainder();
+    let mut word = 0;
+    let mut shift = 0;
+    for eight in eights {
+        let bytes: [u8; 8] = std::array::from_fn(|i| u8::from(eight[i]));
+        word |= (u64::from_le_bytes(bytes).wrapping_mul(0x0102_0408_1020_4080) >> 56) << shift;
+        shift += 8;
+    }
+    rest.iter().enumerate().fold(word, |word, (i, place)| word | u64::from(*place) << (shift + i))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_and_ids_name_the_same_rows() {
+        let mut plain = Ids::default();
+        plain.extend(&(0..200).collect::<Vec<i64>>());
+        let mut mixed = Ids::default();
+        mixed.extend(&(0..200).map(|i| i * 7 % 211).collect::<Vec<i64>>());
+        for mut ids in [plain, mixed] {
+            let gone: Vec<i64> = ids.live_ids().step_by(9).collect();
+            ids.remove(&gone).unwrap();
+            for length in [0, 5, 64, 130, 211, 300] {
+                let mask: Vec<bool> = (0..length).map(|i| i * i % 5 < 2).collect();
+                let list: Vec<i64> = (0..length as i64).filter(|i| mask[*i as usize]).rev().collect();
+                let wanted: Vec<u32> =
+                    (0..200u32).filter(|row| ids.is_live(*row as usize) && list.contains(&ids.of(*row))).collect();
+                for allow in [Allow::Mask(&mask), Allow::Ids(&list)] {
+                    let allowed = Allowed::new(allow, &ids);
+                    assert_eq!((allowed.rows(), allowed.count()), (wanted.clone(), wanted.len()));
+                    assert!((0..200).all(|row| allowed.holds(row) == wanted.contains(&row)));
+                    let of_blocks =
+                        (0..14).flat_map(|b| (0..16).filter(move |i| b < 13 && *i < 16).map(move |i| (b, i)));
+                    for (block, lane) in of_blocks {
+                        let row = (block * 16 + lane) as u32;
+                        assert_eq!(allowed.block(block) >> lane & 1 == 1, wanted.contains(&row));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The one face of every kind of index: made by name, or read from a file that says its kind.
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use crate::codec::Reader;
+use crate::flat::{Answers, Flat, Request};
+use crate::hnsw::Hnsw;
+use crate::{Error, Metric, Result};
+
+/// A kind of index: exact vectors, and a way of searching them.
+pub trait Kind: Debug + Send + Sync {
+    /// Its name.
+    fn name(&self) -> &'static str;
+    /// The vectors, and exact answers from them.
+    fn vectors(&self) -> &Flat;
+    /// As [`Flat::keep_next_id`].
+    fn keep_next_id(&mut self, next: i64);
+    /// Adds vectors (row-major) under the ids given, or under the next ones; all or none of them.
+    fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>>;
+    /// Removes vectors by id; all or none of them. Returns how many were removed.
+    fn remove(&mut self, ids: &[i64], threads: usize) -> Result<usize>;
+    /// The best k rows of every query.
+    fn search(&self, request: &Request) -> Result<Answers>;
+    /// Writes it to a file.
+    fn save(&self, path: &Path) -> Result<()>;
+}
+
+/// The methods that every kind has under the same names.
+macro_rules! forwarded {
+    () => {
+        fn keep_next_id(&mut self, next: i64) {
+            self.keep_next_id(next);
+        }
+        fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
+            self.add(vectors, ids, threads)
+        }
+        fn remove(&mut self, ids: &[i64], threads: usize) -> Result<usize> {
+            self.remove(ids, threads)
+        }
+        fn search(&self, request: &Request) -> Result<Answers> {
+            self.search(request)
+        }
+        fn save(&self, path: &Path) -> Result<()> {
+            self.save(path)
+        }
+    };
+}
+
+impl Kind for Flat {
+    fn name(&self) -> &'static str {
+        NAMES[0]
+    }
+    fn vectors(&self) -> &Flat {
+        self
+    }
+    forwarded!();
+}
+
+impl Kind for Hnsw {
+    fn name(&self) -> &'static str {
+        NAMES[1]
+    }
+    fn vectors(&self) -> &Flat {
+        self.exact()
+    }
+    forwarded!();
+}
+
+/// Every kind, in the order of their codes on disk.
+pub const NAMES: [&str; 2] = ["flat", "hnsw"];
+
+/// An empty index of the kind of that name.
+pub fn create(name: &str, dimension: usize, metric: Metric) -> Result<Box<dyn Kind>> {
+    match name {
+        "flat" => Ok(Box::new(Flat::new(dimension, metric)?)),
+        "hnsw" => Ok(Box::new(Hnsw::new(dimension, metric)?)),
+        _ => Err(Error::Invalid(format!("unknown kind {name:?}: use one of {}", NAMES.join(", ")))),
+    }
+}
+
+/// Reads an index of whatever kind from its file.
+pub fn load(path: &Path, threads: usize) -> Result<Box<dyn Kind>> {
+    let (file, header) = Reader::open(path)?;
+    match NAMES.get(header.kind as usize) {
+        Some(&"flat") => Ok(Box::new(Flat::load(path, threads)?)),
+        Some(&"hnsw") => Ok(Box::new(Hnsw::load(path, threads)?)),
+        _ => Err(file.corrupt("it holds a kind of index that this version does not know")),
+    }
+}

@@ -1,0 +1,171 @@
+//! An index of any kind as a Python class. Arguments arrive checked and contiguous from `nearfield/index.py`.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use nearfield_index::{Allow, Error, Kind, Metric, Request, dispatch, kind};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
+use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn};
+use pyo3::prelude::*;
+
+use crate::raised;
+
+type Exported<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray2<f32>>);
+/// Rows scanned, rows reread, bytes read, threads, hops, whether exact, effort, expected recall.
+type Counts = (usize, usize, usize, usize, usize, bool, usize, f64);
+type Found<'py> = (Bound<'py, PyArrayDyn<i64>>, Bound<'py, PyArrayDyn<f32>>, Counts);
+
+/// Many threads may search at once; adding and removing wait for them. The lock is only ever waited for without the
+/// GIL: a search holds the lock and takes the GIL now and then to look for Ctrl-C.
+#[pyclass(module = "nearfield._native", frozen)]
+pub(crate) struct Index(RwLock<Box<dyn Kind>>);
+
+impl Index {
+    fn read<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&dyn Kind) -> T + Send) -> T {
+        py.detach(|| work(&**self.0.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn write<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut dyn Kind) -> T + Send) -> T {
+        py.detach(|| work(&mut **self.0.write().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// What may be answered: ids, or a mask with a place for every id.
+#[derive(FromPyObject)]
+enum Allowed<'py> {
+    Mask(PyReadonlyArray1<'py, bool>),
+    Ids(PyReadonlyArray1<'py, i64>),
+}
+
+#[pymethods]
+impl Index {
+    #[new]
+    fn new(dimension: usize, metric: &str, kind: &str) -> PyResult<Self> {
+        dispatch::forced().map_err(|message| raised(Error::Invalid(message)))?;
+        let metric = Metric::from_name(metric).ok_or_else(|| {
+            let names = Metric::ALL.map(Metric::name).join(", ");
+            raised(Error::Invalid(format!("unknown metric {metric:?}: use one of {names}")))
+        })?;
+        Ok(Self(RwLock::new(kind::create(kind, dimension, metric).map_err(raised)?)))
+    }
+
+    #[staticmethod]
+    fn load(py: Python<'_>, path: PathBuf, threads: usize) -> PyResult<Self> {
+        Ok(Self(RwLock::new(py.detach(|| kind::load(&path, threads)).map_err(raised)?)))
+    }
+
+    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        self.read(py, |index| index.save(&path)).map_err(raised)
+    }
+
+    #[getter]
+    fn kind(&self, py: Python<'_>) -> &'static str {
+        self.read(py, |index| index.name())
+    }
+
+    #[getter]
+    fn dimension(&self, py: Python<'_>) -> usize {
+        self.read(py, |index| index.vectors().dimension())
+    }
+
+    #[getter]
+    fn metric(&self, py: Python<'_>) -> &'static str {
+        self.read(py, |index| index.vectors().metric().name())
+    }
+
+    #[getter]
+    fn next_id(&self, py: Python<'_>) -> i64 {
+        self.read(py, |index| index.vectors().next_id())
+    }
+
+    #[setter]
+    fn set_next_id(&self, py: Python<'_>, next: i64) {
+        self.write(py, |index| index.keep_next_id(next));
+    }
+
+    fn __len__(&self, py: Python<'_>) -> usize {
+        self.read(py, |index| index.vectors().len())
+    }
+
+    /// Ids and vectors, in insertion order.
+    fn export<'py>(&self, py: Python<'py>) -> PyResult<Exported<'py>> {
+        let (ids, vectors, dimension) = self.read(py, |index| {
+            let flat = index.vectors();
+            (flat.ids(), flat.vectors(), flat.dimension())
+        });
+        let rows = ids.len();
+        Ok((ids.into_pyarray(py), vectors.into_pyarray(py).reshape([rows, dimension])?))
+    }
+
+    fn add<'py>(
+        &self,
+        py: Python<'py>,
+        vectors: PyReadonlyArray2<'py, f32>,
+        ids: Option<PyReadonlyArray1<'py, i64>>,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyArray1<i64>>> {
+        let vectors = vectors.as_slice()?;
+        let ids = ids.as_ref().map(|ids| ids.as_slice()).transpose()?;
+        let added = self.write(py, |index| index.add(vectors, ids, threads)).map_err(raised)?;
+        Ok(added.into_pyarray(py))
+    }
+
+    fn remove(&self, py: Python<'_>, ids: PyReadonlyArray1<'_, i64>, threads: usize) -> PyResult<usize> {
+        let ids = ids.as_slice()?;
+        self.write(py, |index| index.remove(ids, threads)).map_err(raised)
+    }
+
+    /// Ids and scores, of shape (k,) for one query and (q, k) for several, and counts of the work done.
+    #[pyo3(signature = (queries, k, allow, threads, recall, exact))]
+    #[allow(clippy::too_many_arguments)]
+    fn search<'py>(
+        &self,
+        py: Python<'py>,
+        queries: PyReadonlyArrayDyn<'py, f32>,
+        k: usize,
+        allow: Option<Allowed<'py>>,
+        threads: usize,
+        recall: Option<f64>,
+        exact: bool,
+    ) -> PyResult<Found<'py>> {
+        let rows = (queries.ndim() > 1).then(|| queries.shape()[0]);
+        let queries = queries.as_slice()?;
+        let allow = match &allow {
+            None => None,
+            Some(Allowed::Mask(mask)) => Some(Allow::Mask(mask.as_slice()?)),
+            Some(Allowed::Ids(ids)) => Some(Allow::Ids(ids.as_slice()?)),
+        };
+        let signal = Mutex::new(None);
+        let interrupt = || match Python::attach(|py| py.check_signals()) {
+            Ok(()) => false,
+            Err(error) => {
+                *signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                true
+            }
+        };
+        let recall = if exact { Some(1.0) } else { recall };
+        let request = Request { queries, k, threads, allow, recall, interrupt: &interrupt };
+        let answers = self.read(py, |index| index.search(&request));
+        if let Some(error) = signal.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
+        let found = answers.map_err(raised)?;
+        let work = (found.rows_scanned, found.rows_reread, found.bytes_read, found.threads);
+        let counts = (work.0, work.1, work.2, work.3, found.hops, found.exact, found.effort, found.expected);
+        Ok((shaped(py, found.ids, rows, k)?, shaped(py, found.scores, rows, k)?, counts))
+    }
+}
+
+/// Answers as an array: one row, or as many as there are queries.
+fn shaped<'py, T: numpy::Element>(
+    py: Python<'py>,
+    answers: Vec<T>,
+    rows: Option<usize>,
+    k: usize,
+) -> PyResult<Bound<'py, PyArrayDyn<T>>> {
+    let flat = answers.into_pyarray(py);
+    match rows {
+        Some(rows) => flat.reshape(vec![rows, k]),
+        None => Ok(flat.to_dyn().clone()),
+    }
+}
