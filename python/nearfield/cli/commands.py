@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,25 +14,12 @@ from nearfield import __version__
 from nearfield.cli import screen
 from nearfield.cli.demo import run_demo
 from nearfield.cli.indexing import Summary, index_paths, open_for_text
-from nearfield.collection import Collection
+from nearfield.cli.options import DEFAULT_DB, Db, Json, Name, Where, app, existing, known, parsed_where
 from nearfield.database import Database
 from nearfield.database import open as open_database
-from nearfield.errors import NotFound
 from nearfield.index import build_info
 
-DEFAULT_DB = Path("library.nf")
-
-app = typer.Typer(
-    help="Search your own texts by meaning, on your own machine.",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-Db = Annotated[Path, typer.Option("--db", help="The database, a folder.")]
-Name = Annotated[str, typer.Option("--collection", help="The collection in it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+__all__ = ["app"]  # with all commands
 
 
 def _show_version(wanted: bool) -> None:
@@ -84,16 +70,14 @@ def search(
     db: Db = DEFAULT_DB,
     collection: Name = "docs",
     k: Annotated[int, typer.Option("-k", min=1, help="How many answers.")] = 5,
-    where: Annotated[
-        str | None, typer.Option(metavar="JSON", help="""Only records like this: '{"year": {"$lt": 2005}}'.""")
-    ] = None,
+    where: Where = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out answers that score lower.")] = None,
     as_json: Json = False,
 ) -> None:
     """Find the passages nearest in meaning to a query."""
-    condition = _parsed(where)
-    with _existing(db) as database:
-        docs = _known(database, collection)
+    condition = parsed_where(where)
+    with existing(db) as database:
+        docs = known(database, collection)
         hits = docs.search(query, k=k, where=condition, min_score=min_score)
     if as_json:
         answers = [{"rank": rank, **hit.to_dict()} for rank, hit in enumerate(hits, 1)]
@@ -114,7 +98,7 @@ def info(
     facts: dict[str, Any] = {"build": build_info()}
     path = db or (DEFAULT_DB if DEFAULT_DB.exists() else None)
     if path is not None:
-        with _existing(path) as database:
+        with existing(path) as database:
             facts["database"] = {"path": str(path), "bytes": _bytes_under(path)}
             facts["collections"] = [_described(database, name) for name in database.collections()]
     if as_json:
@@ -160,35 +144,6 @@ def _print_summary(done: Summary, seconds: float, where: str, total: int) -> Non
         )
     if done.problems:
         screen.err.print(f"{screen.count(len(done.problems), 'file')} could not be read", markup=False)
-
-
-def _parsed(where: str | None) -> dict[str, Any] | None:
-    if where is None:
-        return None
-    try:
-        condition = json.loads(where)
-    except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="--where") from None
-    if not isinstance(condition, dict):
-        raise typer.BadParameter(f'give an object such as {{"year": 2005}}, got {where}', param_hint="--where")
-    return condition
-
-
-def _existing(db: Path) -> Database:
-    """Open a database that is there: reading must not make one."""
-    if not db.exists():
-        raise NotFound(
-            f"there is no database {db}: make one with `nearfield index PATH --db {db}`, or give another --db"
-        )
-    return open_database(db)
-
-
-def _known(database: Database, name: str) -> Collection:
-    names = database.collections()
-    if name not in names:
-        there = ", ".join(map(repr, names)) or "none"
-        raise NotFound(f"{database.path} has no collection {name!r}; it has: {there}")
-    return database.collection(name)
 
 
 def _described(database: Database, name: str) -> dict[str, Any]:
