@@ -30,7 +30,7 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         "load",
         "fuse",
         "rerank",
-        frozenset({"store", "schema", "segments", "transaction"}),
+        frozenset({"store", "maintenance", "schema", "segments", "transaction"}),
     ],
     "face": ["index", "inputs", "live", "encoding", "searching", "collection", "database"],
     "uses": ["rag", "evaluate", "plot", "topics"],

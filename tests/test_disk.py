@@ -265,8 +265,8 @@ def test_the_disk_is_synced_before_a_write_is_acknowledged(tmp_path: Path, durab
 def test_every_connection_syncs_as_was_asked(tmp_path: Path, durability: Any, level: int) -> None:
     with nf.open(tmp_path / "x.nf", durability=durability) as db:
         db.collection("c")
-        for connection in (db._store._reader, db._store._writer):
-            assert connection is not None
+        assert db._store._writer is not None
+        for connection in (*db._store._idle, db._store._writer):
             assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
 
 

@@ -41,7 +41,7 @@ class Collection:
         reopen: Callable[..., Collection],
     ) -> None:
         self._store = store
-        self._id = state.id
+        self._id = state.origin
         self._name = state.name
         self._metric: Metric = inputs.metric(state.metric)
         self._reopen = reopen
@@ -161,6 +161,7 @@ class Collection:
             vectors, identity = self._encoder.documents(state, inputs.texts([texts[at] for at in moved], "documents"))
         with self._store.writing() as transaction:
             rows = self._rows(transaction, names)
+            state = transaction.state(self._id, self._name)
             if moved and vectors is not None:
                 state = self._settled(transaction, vectors, identity)
             old = transaction.records(state.id, rows)
@@ -197,9 +198,9 @@ class Collection:
         names = None if ids is None else inputs.ids(ids, unique=False)
         with self._store.writing() as transaction:
             state = transaction.state(self._id, self._name)
-            rows = None if condition is None else transaction.rows(self._id, condition)
+            rows = None if condition is None else transaction.rows(state.id, condition)
             if names is not None:
-                named = np.fromiter(transaction.rows_of(self._id, names).values(), dtype=np.int64)
+                named = np.fromiter(transaction.rows_of(state.id, names).values(), dtype=np.int64)
                 rows = named if rows is None else named[np.isin(named, rows)]
             assert rows is not None
             if len(rows):
@@ -243,14 +244,14 @@ class Collection:
         with self._store.reading() as transaction:
             state = transaction.state(self._id, self._name)
             if names is None:
-                rows = transaction.rows(self._id, condition, start=start, stop=stop).tolist()
+                rows = transaction.rows(state.id, condition, start=start, stop=stop).tolist()
             else:
                 rows = self._rows(transaction, names)
                 if condition is not None:
-                    allowed = set(transaction.rows(self._id, condition).tolist())
+                    allowed = set(transaction.rows(state.id, condition).tolist())
                     rows = [row for row in rows if row in allowed]
                 rows = rows[start:stop]
-            found = transaction.records(self._id, rows, documents="documents" in wanted)
+            found = transaction.records(state.id, rows, documents="documents" in wanted)
             vectors = transaction.vectors_of(state, rows) if "embeddings" in wanted else [None] * len(rows)
         return [
             Record(
@@ -272,8 +273,8 @@ class Collection:
         if condition is None:
             return self._state().live
         with self._store.reading() as transaction:
-            transaction.state(self._id, self._name)
-            return len(transaction.rows(self._id, condition))
+            state = transaction.state(self._id, self._name)
+            return len(transaction.rows(state.id, condition))
 
     @overload
     def search(self, query: str, k: int = 10, **options: Unpack[SearchOptions]) -> Hits: ...
@@ -353,13 +354,14 @@ class Collection:
             said = inputs.texts(texts, "documents")
             if names is not None and not replace:
                 with self._store.reading() as transaction:  # before the embedding is paid for
-                    if taken := transaction.rows_of(self._id, names):
+                    state = transaction.state(self._id, self._name)
+                    if taken := transaction.rows_of(state.id, names):
                         raise AlreadyExists(taken_message(self._name, [name for name in names if name in taken]))
             vectors, identity = self._encoder.documents(state, said)
         names = inputs.new_ids(count) if names is None else names
         with self._store.writing() as transaction:
             state = self._settled(transaction, vectors, identity)
-            if replace and (old := transaction.rows_of(self._id, names)):
+            if replace and (old := transaction.rows_of(state.id, names)):
                 transaction.bury(state, list(old.values()))
             json_fields = ["{}"] * count if fields is None else [field or "{}" for field in fields]
             transaction.append(state, names, texts or [None] * count, json_fields, vectors)
@@ -375,8 +377,7 @@ class Collection:
         if identity is not None and state.embedder not in (None, identity):
             raise EmbedderMismatch(mismatch_message(state, identity))
         if state.dimension is None or (identity is not None and state.embedder is None):
-            transaction.settle(self._id, dimension, identity or state.embedder)
-            state = transaction.state(self._id, self._name)
+            state = transaction.settle(state.id, dimension=dimension, embedder=identity or state.embedder)
         return state
 
     def _state(self) -> State:
@@ -385,8 +386,8 @@ class Collection:
 
     def _rows(self, transaction: Transaction, names: Sequence[str]) -> list[int]:
         """The rows of ids that must exist, in their order."""
-        transaction.state(self._id, self._name)
-        rows = transaction.rows_of(self._id, names)
+        state = transaction.state(self._id, self._name)
+        rows = transaction.rows_of(state.id, names)
         if missing := [name for name in names if name not in rows]:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise NotFound(

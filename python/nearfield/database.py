@@ -101,7 +101,13 @@ class Database:
                 raise InvalidInput(
                     f"collection {name!r} has the {what} {found!r}, not {wanted!r}; leave it out or choose another name"
                 )
-        return Collection(self._store, self._live.setdefault(state.id, LiveIndex()), state, embedder, self.collection)
+        return Collection(
+            self._store,
+            self._live.setdefault(state.origin or 0, LiveIndex(self._store)),
+            state,
+            embedder,
+            self.collection,
+        )
 
     def collections(self) -> list[str]:
         """The names of all collections, sorted."""
@@ -120,7 +126,7 @@ class Database:
                 there = ", ".join(map(repr, transaction.names())) or "none"
                 raise NotFound(f"there is no collection {name!r}; there are: {there}")
             transaction.drop(state.id)
-        self._live.pop(state.id, None)
+        self._live.pop(state.origin or 0, None)
         self._store.remove_orphans()
 
     def close(self) -> None:

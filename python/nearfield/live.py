@@ -1,30 +1,138 @@
-"""A collection's index in memory, kept equal to the catalog."""
+"""What a collection keeps in memory, equal to the catalog.
+
+Searches share it; catching up with the catalog waits for them. What to catch up with is read from the catalog, in the
+same view as the records of the answer: no answer is stale or torn, whoever wrote, and whoever searches beside it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from nearfield.errors import Corrupt, NearfieldError
 from nearfield.index import Index
+from nearfield.store import Store
 from nearfield.transaction import State, Transaction
 from nearfield.types import Metric, Report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+T = TypeVar("T")
+R = TypeVar("R")
 
-class LiveIndex:
-    """Built from the vectors on disk when it is first searched, and brought up to date before every search.
+_TRIES = 4
+_WORTH_PUBLISHING = 50_000  # rows; fewer are quicker to index than to write down
 
-    All calls are made inside `Store.reading()`, whose lock also keeps the threads apart. What to catch up with is read
-    from the catalog, in the same snapshot as the records of the answer: no answer is stale or torn, whoever wrote.
+
+class Moved(Exception):
+    """What is in memory is already newer than the caller's view of the catalog: see `consistent`."""
+
+
+class Version(NamedTuple):
+    """How far something has followed a collection: the space of its rows, the rows, and the changes to them."""
+
+    id: int
+    next_row: int
+    seq: int
+
+    @classmethod
+    def of(cls, state: State) -> Version:
+        return cls(state.id, state.next_row, state.seq)
+
+
+class Live(Generic[T]):
+    """Something derived from the records of one collection, for any number of threads at once.
+
+    Args:
+        store: the store of the collection.
+        gate: of those that are searched together, all have the same.
     """
 
-    def __init__(self) -> None:
-        self._index: Index | None = None
-        self._next_row = 0
-        self._seq = 0
+    def __init__(self, store: Store, gate: threading.RLock | None = None) -> None:
+        self.gate = gate or threading.RLock()  # held while catching up, and by those who must not be overtaken
+        self._store = store
+        self._changed = threading.Condition()
+        self._sharing = 0
+        self._advancing = False
+        self._thing: T | None = None
+        self._version: Version | None = None
+
+    def advanced(self, transaction: Transaction, state: State, thing: T | None, since: Version | None) -> T:
+        """The thing, brought from `since` to `state`; made afresh where there is none, or of another space of rows."""
+        raise NotImplementedError
+
+    @contextmanager
+    def at(self, transaction: Transaction, state: State) -> Iterator[T]:
+        """The thing exactly as of `state`, which stays so within the block.
+
+        Raises:
+            Moved: another thread has brought it further.
+        """
+        thing = self._shared(transaction, state)
+        try:
+            yield thing
+        finally:
+            with self._changed:
+                self._sharing -= 1
+                self._changed.notify_all()
+
+    def _shared(self, transaction: Transaction, state: State) -> T:
+        wanted = Version.of(state)
+        with self._changed:
+            while self._advancing:
+                self._changed.wait()
+            if self._version == wanted and self._thing is not None:
+                self._sharing += 1
+                return self._thing
+        with self.gate:
+            if self._version is not None and self._version > wanted:
+                raise Moved
+            with self._changed:
+                self._advancing = True
+            try:
+                with self._changed:
+                    while self._sharing:
+                        self._changed.wait()
+                if self._version != wanted or self._thing is None:
+                    thing, since = self._thing, self._version
+                    self._thing = self._version = None  # should this fail, the next search starts afresh
+                    self._thing = self.advanced(transaction, state, thing, since)
+                    self._version = wanted
+                self._sharing += 1
+                return self._thing
+            finally:
+                with self._changed:
+                    self._advancing = False
+                    self._changed.notify_all()
+
+
+def consistent(store: Store, gate: threading.RLock, work: Callable[[Transaction], R]) -> R:
+    """What `work` makes of one view of the catalog and of `Live` things that are exactly as of it.
+
+    `work` may be begun several times: when a thing has moved on between the view and its use, there is a newer view.
+    """
+    for _ in range(_TRIES):
+        with suppress(Moved), store.reading() as transaction:
+            return work(transaction)
+    # Many write and search at once. With the gate held nobody overtakes: a view from now on is the newest.
+    with store.reading(), gate, store.reading() as transaction:  # the outer view: a fork waits for it, so for the gate
+        return work(transaction)
+
+
+class LiveIndex(Live[Index]):
+    """A collection's index of vectors: the published one if there is a good one, and what has happened since."""
+
+    kind = "auto"
+
+    def __init__(self, store: Store, gate: threading.RLock | None = None) -> None:
+        super().__init__(store, gate)
+        self._published = 0  # rows
 
     def search(
         self,
@@ -34,33 +142,89 @@ class LiveIndex:
         k: int,
         **options: Any,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], Report]:
-        """`Index.search` with rows as ids: (rows (q, k), scores (q, k), report)."""
-        try:
-            index = self._up_to_date(transaction, state)
-        except BaseException:
-            self._index = None  # it may have taken in a part: the next search starts afresh
-            raise
-        rows, scores, report = index.search(queries, k, report=True, **options)
+        """`Index.search` with rows as ids: (rows (q, k), scores (q, k), report). To be called in `consistent`.
+
+        Raises:
+            Moved: another thread has brought the index further than this view.
+        """
+        with self.at(transaction, state) as index:
+            rows, scores, report = index.search(queries, k, report=True, **options)
         return rows, scores, report
 
-    def _up_to_date(self, transaction: Transaction, state: State) -> Index:
+    def advanced(self, transaction: Transaction, state: State, thing: Index | None, since: Version | None) -> Index:
+        if thing is not None and since is not None and since.id == state.id:
+            return _caught_up(thing, transaction, state, since)
+        self._published = 0
+        if (found := self._read(transaction, state)) is not None:
+            return found
         assert state.dimension is not None
-        if self._index is None:
-            metric: Metric = state.metric  # type: ignore[assignment]  # the catalog holds what Metric allows
-            self._index, self._next_row, self._seq = Index(state.dimension, metric), 0, 0
-        if state.seq > self._seq:
-            dead = transaction.dead_rows(state.id, self._seq)
-            if len(known := dead[dead < self._next_row]):
-                self._index.remove(known)
-        else:
-            dead = np.empty(0, dtype=np.int64)
-        if state.next_row > self._next_row:
-            for first, vectors in transaction.vectors(state, self._next_row):
-                rows = np.arange(first, first + len(vectors), dtype=np.int64)
-                alive = ~np.isin(rows, dead)
-                if alive.all():
-                    self._index.add(vectors, rows)
-                elif alive.any():
-                    self._index.add(vectors[alive], rows[alive])
-        self._next_row, self._seq = state.next_row, state.seq
-        return self._index
+        metric: Metric = state.metric  # type: ignore[assignment]  # the catalog holds what Metric allows
+        return _caught_up(Index(state.dimension, metric, kind=self.kind), transaction, state, Version(state.id, 0, 0))
+
+    def publish(self) -> bool:
+        """Write the index down for the next process, if that is worth it and nobody has; says whether it was done.
+
+        To be called outside a view. An exact index is made from the segments as fast as from a file of its own, so only
+        a graph is published: when its rows have grown by a quarter since.
+        """
+        with self._changed:
+            index, version = self._thing, self._version
+            if self._advancing or index is None or version is None or not _worth_publishing(index):
+                return False
+            if version.next_row < max(_WORTH_PUBLISHING, self._published * 5 // 4):
+                return False
+            self._sharing += 1  # it must stay as it is while it is written
+            self._published = version.next_row
+        try:
+            with self._store.reading() as transaction:
+                state = transaction.by_id(version.id)
+            return state is not None and self._store.publish(
+                state, index.kind, version.next_row, version.seq, index.save
+            )
+        finally:
+            with self._changed:
+                self._sharing -= 1
+                self._changed.notify_all()
+
+    def _read(self, transaction: Transaction, state: State) -> Index | None:
+        generation = transaction.newest(state, self.kind)
+        if generation is None:
+            return None
+        try:
+            index = Index.load(generation.path)
+            if (index.dimension, index.metric) != (state.dimension, state.metric):
+                raise Corrupt(f"{generation.path} is the index of another collection")
+            _caught_up(index, transaction, state, Version(state.id, generation.next_row, generation.seq))
+        except NearfieldError as error:
+            warnings.warn(f"a published index is not used, but made again: {error}", stacklevel=2)
+            self._store.forget(state, self.kind, generation)
+            return None
+        self._published = generation.next_row
+        return index
+
+
+def _worth_publishing(index: Index) -> bool:
+    return index.kind not in ("auto", "flat")
+
+
+def _caught_up(index: Index, transaction: Transaction, state: State, since: Version) -> Index:
+    """The index with the rows and deaths after `since`."""
+    dead = np.empty(0, dtype=np.int64)
+    if state.seq > since.seq:
+        dead = transaction.dead_rows(state.id, since.seq)
+        if len(known := dead[dead < since.next_row]):
+            index.remove(known)
+    if state.next_row > since.next_row:
+        for first, vectors in transaction.vectors(state, since.next_row):
+            rows = np.arange(first, first + len(vectors), dtype=np.int64)
+            alive = ~np.isin(rows, dead)
+            if alive.all():
+                index.add(vectors, rows)
+            elif alive.any():
+                index.add(vectors[alive], rows[alive])
+    if len(index) != state.live:
+        raise Corrupt(
+            f"collection {state.name!r} has {state.live} records and {len(index)} vectors; "
+            "`nearfield verify` says what is damaged"
+        )
+    return index

@@ -33,30 +33,34 @@ TIMEOUT = 30.0  # seconds to wait for another process's write
 
 # A key is `collection << 32 | row`. It makes each collection a contiguous range of one B-tree: a filter reads it in
 # sequence, and no second index is needed to find a row. Metadata stands before the document, so that a filter need not
-# walk over long texts.
+# walk over long texts. The checksums are of what SQLite has none for: a bit that flips in a page's content.
 SCHEMA = """\
 CREATE TABLE collections (
   id        INTEGER PRIMARY KEY AUTOINCREMENT,
+  origin    INTEGER UNIQUE,
   name      TEXT    NOT NULL UNIQUE COLLATE NOCASE,
   metric    TEXT    NOT NULL,
   dimension INTEGER,
   embedder  TEXT,
   next_row  INTEGER NOT NULL DEFAULT 0,
   live      INTEGER NOT NULL DEFAULT 0,
-  seq       INTEGER NOT NULL DEFAULT 0
+  seq       INTEGER NOT NULL DEFAULT 0,
+  crc32     INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE records (
   key        INTEGER PRIMARY KEY,
   collection INTEGER NOT NULL REFERENCES collections (id),
   id         TEXT    NOT NULL,
+  changed    INTEGER NOT NULL DEFAULT 0,
+  crc32      INTEGER NOT NULL,
   metadata   TEXT    NOT NULL,
   document   TEXT,
-  changed    INTEGER NOT NULL DEFAULT 0,
   UNIQUE (collection, id)
 );
 CREATE INDEX changed_records ON records (collection, changed) WHERE changed > 0;
 CREATE TABLE unsealed (
   key    INTEGER PRIMARY KEY,
+  crc32  INTEGER NOT NULL,
   vector BLOB NOT NULL
 );
 CREATE TABLE segments (
@@ -73,6 +77,15 @@ CREATE TABLE dead_rows (
   seq        INTEGER NOT NULL,
   row        INTEGER NOT NULL,
   PRIMARY KEY (collection, seq)
+) WITHOUT ROWID;
+CREATE TABLE generations (
+  collection INTEGER NOT NULL REFERENCES collections (id),
+  kind       TEXT    NOT NULL,
+  number     INTEGER NOT NULL,
+  next_row   INTEGER NOT NULL,
+  seq        INTEGER NOT NULL,
+  crc32      INTEGER NOT NULL,
+  PRIMARY KEY (collection, kind)
 ) WITHOUT ROWID;
 """
 
@@ -130,6 +143,7 @@ def version(connection: sqlite3.Connection, path: Path | None) -> int:
 def create(connection: sqlite3.Connection, path: Path | None) -> None:
     """Make the tables, unless another process was faster."""
     if path is not None:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts only before the first page is written
         _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:

@@ -12,7 +12,7 @@ from nearfield import filters, inputs
 from nearfield.encoding import Encoder
 from nearfield.errors import Corrupt, InvalidInput
 from nearfield.filters import Filter
-from nearfield.live import LiveIndex
+from nearfield.live import LiveIndex, consistent
 from nearfield.store import Store
 from nearfield.transaction import State, Stored, Transaction
 from nearfield.types import Hit, Hits, Report, Where
@@ -73,7 +73,7 @@ class Searcher:
         self._store = store
         self._live = live
         self._encoder = encoder
-        self._id = state.id
+        self._id = state.origin
         self._name = state.name
         self._metric = state.metric
 
@@ -98,7 +98,7 @@ class Searcher:
         return hits[0] if queries.single else hits
 
     def _answers(self, vectors: NDArray[np.float32], request: Request) -> tuple[list[list[Hit]], Report]:
-        with self._store.reading() as transaction:
+        def work(transaction: Transaction) -> Any:
             state = transaction.state(self._id, self._name)
             options: dict[str, Any] = {"recall": request.recall, "exact": request.exact}
             if request.filter is not None:
@@ -108,7 +108,10 @@ class Searcher:
             good = rows >= 0
             if request.min_score is not None:
                 good &= scores >= request.min_score
-            records = transaction.records(self._id, np.unique(rows[good]).tolist())
+            return rows, scores, report, good, transaction.records(state.id, np.unique(rows[good]).tolist())
+
+        rows, scores, report, good, records = consistent(self._store, self._live.gate, work)
+        self._live.publish()
         answers: list[list[Hit]] = []
         for row_line, score_line, good_line in zip(rows, scores, good, strict=True):
             kept = zip(row_line[good_line].tolist(), score_line[good_line].tolist(), strict=True)

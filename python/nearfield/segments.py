@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VECTORS = "vectors"
+INDEXES = "indexes"
 _TEMPORARY = ".tmp"
 
 
@@ -59,7 +60,7 @@ def write(folder: Path, number: int, parts: Sequence[NDArray[np.float32]]) -> tu
 
     When this returns, the file and its name are on the disk. When it raises, no file is left.
     """
-    _make_folder(folder)
+    make_folder(folder)
     path = folder / file_name(number)
     temporary = path.with_name(path.name + _TEMPORARY)
     header = {"descr": "<f4", "fortran_order": False, "shape": (sum(map(len, parts)), parts[0].shape[1])}
@@ -83,18 +84,39 @@ def write(folder: Path, number: int, parts: Sequence[NDArray[np.float32]]) -> tu
     return path, crc
 
 
+def put(path: Path, write: Callable[[Path], None]) -> Path:
+    """Have `write` make a file, which gets its name when its bytes are on the disk. If this raises, no file is left."""
+    temporary = path.with_name(path.name + _TEMPORARY)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            sync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        for leftover in (temporary, path):
+            with suppress(OSError):
+                leftover.unlink()
+        raise
+    return path
+
+
 def file_name(number: int) -> str:
     return f"{number:06d}.npy"
 
 
-def next_number(folder: Path, registered: int) -> int:
+def index_name(kind: str, number: int) -> str:
+    return f"{kind}-{number:06d}.nfi"
+
+
+def next_number(folder: Path, kind: str = "") -> int:
     """A number that no file has: an orphan may be mapped by a reader, and is not written over."""
-    taken = [int(stem) for name in _files(folder) if (stem := name.split(".")[0]).isdigit()]
-    return max([registered, *taken]) + 1
+    stems = [name.split(".")[0].removeprefix(f"{kind}-" if kind else "") for name in _files(folder)]
+    return max((int(stem) for stem in stems if stem.isdigit()), default=0) + 1
 
 
 def orphans(root: Path, known: Callable[[], Iterable[Path]]) -> list[Path]:
-    """Files below `root` that no segment stands for.
+    """Files of ours below `root` that the catalog does not name.
 
     The files are listed before `known` reads the catalog: a segment finished in between is not taken for an orphan.
     """
@@ -138,7 +160,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and the one it stands in, so that both are still there after a power cut."""
     for path in (folder.parent, folder):
         if not path.is_dir():
             path.mkdir(exist_ok=True)
@@ -146,11 +169,11 @@ def _make_folder(folder: Path) -> None:
 
 
 def _folders(root: Path) -> list[Path]:
-    top = root / VECTORS
-    return sorted(path for path in top.iterdir() if path.is_dir()) if top.is_dir() else []
+    tops = [top for name in (VECTORS, INDEXES) if (top := root / name).is_dir()]
+    return sorted(path for top in tops for path in top.iterdir() if path.is_dir())
 
 
 def _files(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
-    return sorted(path.name for path in folder.iterdir() if path.name.endswith((".npy", _TEMPORARY)))
+    return sorted(path.name for path in folder.iterdir() if path.name.endswith((".npy", ".nfi", _TEMPORARY)))

@@ -10,24 +10,27 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from nearfield import schema, segments
-from nearfield.errors import Closed, Corrupt, InvalidInput, Locked, NotADatabase, ReadOnly
+from nearfield.errors import Closed, Corrupt, InvalidInput, Locked, NotADatabase, NotFound, ReadOnly
+from nearfield.maintenance import MaintenanceLock
 from nearfield.schema import CATALOG, Durability, translated
-from nearfield.transaction import Transaction
+from nearfield.transaction import Generation, State, Transaction
 
 _MAGIC = b"SQLite format 3\0"
+_IDLE = 16  # connections that are kept for the next reader
 
 
 class Store:
     """A database folder (or, with path=None, the same in memory).
 
-    Two connections, each behind its lock: while one thread waits for another process's write to end, the other
-    threads go on reading. In memory there is one connection, because it is the database.
+    One connection writes, behind a lock. Every thread that reads has a connection to itself for as long as it reads, so
+    readers wait for nobody. In memory there is one connection for all, because it is the database.
     """
 
     def __init__(self, path: Path | None, durability: Durability = "full") -> None:
@@ -37,14 +40,17 @@ class Store:
         self.durability: Durability = durability
         self._closed = True  # until everything below has worked
         self._mode: Literal["rwc", "ro", "immutable"] = "rwc"
-        self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
-        self._read_lock = threading.RLock()
-        self._write_lock = threading.RLock() if path is not None else self._read_lock
+        self._write_lock = threading.RLock()
+        self._idle: list[sqlite3.Connection] = []
+        self._pool = threading.Condition(threading.RLock())
+        self._reading: Counter[int] = Counter()  # how many connections each thread has
+        self._forking = False
+        self._maintenance = None if path is None else MaintenanceLock(path)
         with translated(path, "opening"):
             if path is None:
-                self._reader = self._writer = schema.connect(None, durability=durability)
-                schema.create(self._reader, None)
+                self._writer = schema.connect(None, durability=durability)
+                schema.create(self._writer, None)
             else:
                 self._open(path)
         self._closed = False
@@ -64,16 +70,13 @@ class Store:
             Closed: the store was closed.
             StorageError: the files cannot be read.
         """
-        with self._read_lock, translated(self.path, "reading"):
-            self._check_open()
-            if self._reader is None:
-                self._reader = self._connect()
-            self._reader.execute("BEGIN")
+        with translated(self.path, "reading"), self._connection() as connection:
+            connection.execute("BEGIN")
             try:
-                yield Transaction(self._reader, self.path)
+                yield Transaction(connection, self.path)
             finally:
-                if self._reader is not None and self._reader.in_transaction:
-                    self._reader.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
 
     @contextmanager
     def writing(self, *, wait: bool = True) -> Iterator[Transaction]:
@@ -112,23 +115,99 @@ class Store:
                             path.unlink()
                 raise
 
+    @contextmanager
+    def maintaining(self, wait: float = 0.0) -> Iterator[bool]:
+        """Hold the maintenance lock, if it is free within `wait` seconds: says whether it is held.
+
+        It keeps apart those who remove files, publish indexes and compact; readers and writers do not ask for it.
+        """
+        lock = self._maintenance
+        if lock is None or self.read_only:
+            yield False
+            return
+        with translated(self.path, "maintaining"):
+            held = lock.acquire(wait)
+            try:
+                yield held
+            finally:
+                if held:
+                    lock.release()
+
+    def newest(self, state: State, kind: str) -> Generation | None:
+        """The published index of this kind: see `Transaction.newest`, for when a transaction is open."""
+        with self.reading() as transaction:
+            return transaction.newest(state, kind)
+
+    def publish(self, state: State, kind: str, next_row: int, seq: int, write: Callable[[Path], None]) -> bool:
+        """Keep a derived index on the disk, for whoever opens the collection next, in place of the one before.
+
+        Args:
+            state: the collection, as it was when the index was brought up to date.
+            kind: the name of the index, a-z and "_".
+            next_row, seq: the rows and changes that the index covers.
+            write: writes the file at the path that it is given. The file has its own checksums.
+
+        Returns:
+            False when nothing was published: someone else is maintaining the database just now, it cannot be written,
+            or the collection was dropped or compacted meanwhile. An index is never needed: nobody waits for one.
+        """
+        with self.maintaining() as held:
+            if not held or self.path is None:
+                return False
+            with translated(self.path, "publishing an index in"), self.reading() as transaction:
+                folder = transaction.index_folder(state.name)
+            with translated(self.path, "publishing an index in"):
+                segments.make_folder(folder)
+                number = segments.next_number(folder, kind)
+                path = segments.put(folder / segments.index_name(kind, number), write)
+            try:
+                with self.writing() as transaction:
+                    current = transaction.state(state.origin, state.name)
+                    fits = (current.id, current.name) == (state.id, state.name)
+                    if fits:
+                        transaction.register(state, kind, number, next_row, seq)
+            except NotFound:
+                fits = False
+            if not fits:
+                path.unlink(missing_ok=True)
+            self.remove_orphans()
+            return fits
+
+    def forget(self, state: State, kind: str, generation: Generation) -> None:
+        """Say that a published index turned out missing or damaged: it is taken out of the catalog and removed."""
+        if self.path is not None and not self.read_only:
+            with suppress(Locked, ReadOnly), self.writing(wait=False) as transaction:
+                transaction.forget(state, kind, generation.path)
+            self.remove_orphans()
+
     def remove_orphans(self) -> None:
-        """Remove files that a crash left behind, unless someone is writing just now: then the next open does it."""
+        """Remove files that the catalog does not name: left by a crash, or by what took their place.
+
+        Unless someone is writing or maintaining just now, or a reader still has a view in which they count: then
+        the next call does it.
+        """
         if self.path is None or self.read_only or not self._orphans():
             return
-        # Whoever writes a segment holds the write lock until it counts: under the lock, an orphan belongs to no one.
-        with suppress(Locked), self.writing(wait=False) as transaction:
-            segments.remove(self.path, segments.orphans(self.path, transaction.segment_files))
+        # Whoever writes a segment holds the write lock until it counts, whoever writes an index the maintenance lock.
+        # A checkpoint is complete when nobody reads what was before it: what was an orphan then, no view has.
+        with suppress(Locked, ReadOnly), self.maintaining() as held:
+            unseen = set(self._orphans()) if held else set()
+            if unseen and self._checkpoint():
+                with self.writing(wait=False) as transaction:
+                    segments.remove(self.path, unseen & set(segments.orphans(self.path, transaction.files)))
 
     def close(self) -> None:
-        """Close the files. May be called twice."""
-        with self._write_lock, self._read_lock:
+        """Close the files, once other threads have done with them. May be called twice."""
+        with self._write_lock, self._pool:
             self._closed = True
+            self._quiet()
             self._disconnect()
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             self.close()
+
+    # -- connections ------------------------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if self._closed:
@@ -138,16 +217,65 @@ class Store:
         assert self.path is not None
         return schema.connect(self.path / CATALOG, durability=self.durability, mode=self._mode)
 
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection that no other thread has meanwhile."""
+        if self.path is None:
+            with self._write_lock:
+                self._check_open()
+                assert self._writer is not None
+                yield self._writer
+            return
+        me = threading.get_ident()
+        with self._pool:
+            while self._forking and me not in self._reading:
+                self._pool.wait()
+            self._check_open()
+            self._reading[me] += 1
+            connection = self._idle.pop() if self._idle else None
+        try:
+            if connection is None:
+                connection = self._connect()
+            yield connection
+        finally:
+            with self._pool:
+                if connection is not None:
+                    if self._closed or len(self._idle) >= _IDLE:
+                        connection.close()
+                    else:
+                        self._idle.append(connection)
+                self._reading[me] -= 1
+                if not self._reading[me]:
+                    del self._reading[me]
+                self._pool.notify_all()
+
+    def _quiet(self) -> None:
+        """Wait until no other thread reads. The caller holds the pool."""
+        while set(self._reading) - {threading.get_ident()}:
+            self._pool.wait()
+
     def _disconnect(self) -> None:
-        for connection in {self._reader, self._writer} - {None}:
-            assert connection is not None
+        for connection in [*self._idle, *([] if self._writer is None else [self._writer])]:
             connection.close()
-        self._reader = self._writer = None
+        self._idle.clear()
+        self._writer = None
+
+    def _checkpoint(self) -> bool:
+        """Move the WAL into the catalog as far as readers let it; True when that was all of it."""
+        with self._connection() as connection:
+            connection.execute("PRAGMA busy_timeout = 0")
+            try:
+                busy, wal, moved = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+            except sqlite3.OperationalError:  # the catalog is being written
+                return False
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {int(1000 * schema.TIMEOUT)}")
+            return not busy and wal == moved
 
     def _orphans(self) -> list[Path]:
         assert self.path is not None
         with self.reading() as transaction:
-            return segments.orphans(self.path, transaction.segment_files)
+            return segments.orphans(self.path, transaction.files)
 
     def _open(self, path: Path) -> None:
         catalog = path / CATALOG
@@ -173,8 +301,9 @@ class Store:
 
     def _prepare(self, path: Path) -> None:
         try:
-            self._reader = self._connect()
-            version = schema.version(self._reader, path)
+            connection = self._connect()
+            self._idle.append(connection)
+            version = schema.version(connection, path)
         except sqlite3.OperationalError as error:
             if not self.read_only:
                 raise
@@ -185,14 +314,15 @@ class Store:
                 ) from error
             self._disconnect()
             self._mode = "immutable"
-            self._reader = self._connect()
-            version = schema.version(self._reader, path)
+            connection = self._connect()
+            self._idle.append(connection)
+            version = schema.version(connection, path)
         if version == 0:
             if segments.orphans(path, list):
                 raise Corrupt(f"{path / CATALOG} is empty, but there are vectors beside it; restore it from a backup")
             if self.read_only:
                 raise ReadOnly(f"{path} has no database yet and cannot be written; choose another folder")
-            schema.create(self._reader, path)
+            schema.create(connection, path)
 
 
 def _head(catalog: Path) -> bytes:
@@ -222,7 +352,7 @@ def _register(store: Store) -> None:
     global _hooked
     _stores.add(store)
     if not _hooked and hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
         _hooked = True
 
 
@@ -230,15 +360,26 @@ def _before_fork() -> None:
     stores = sorted(_stores, key=id)  # one order for all threads
     for store in stores:
         store._write_lock.acquire()
-        store._read_lock.acquire()
-        if store.path is not None and not any(
-            c.in_transaction for c in (store._reader, store._writer) if c is not None
-        ):
+        store._pool.acquire()
+        store._forking = True  # no new readers, while those there are come to their end
+        store._quiet()
+        writing = store._writer is not None and store._writer.in_transaction
+        if store.path is not None and not writing and not store._reading:
             store._disconnect()
     _held.stores = stores
 
 
 def _after_fork() -> None:
     for store in _held.__dict__.pop("stores", []):
-        store._read_lock.release()
+        store._forking = False
+        store._pool.notify_all()
+        store._pool.release()
         store._write_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    for store in _held.__dict__.get("stores", []):
+        if store.path is not None and store._maintenance is not None:
+            store._maintenance.abandon()  # it is the parent's
+            store._maintenance = MaintenanceLock(store.path)
+    _after_fork()

@@ -24,9 +24,14 @@ _CHUNK = 1 << 24  # bytes of vectors handed on at once
 
 
 class State(NamedTuple):
-    """A row of the table `collections`, as this transaction sees it."""
+    """A row of the table `collections`, as this transaction sees it.
+
+    `id` numbers the space of its rows: keys are `id << 32 | row`. Compaction moves a collection into a new space, with
+    a new id and new rows, so whoever keeps rows compares the id too. `origin` stays: handles know a collection by it.
+    """
 
     id: int
+    origin: int | None
     name: str
     metric: str
     dimension: int | None
@@ -34,6 +39,12 @@ class State(NamedTuple):
     next_row: int
     live: int
     seq: int
+    crc32: int
+
+    def checksum(self) -> int:
+        """CRC-32 of what a collection is, without what it holds."""
+        facts = (self.id, self.origin, self.name, self.metric, self.dimension, self.embedder)
+        return zlib.crc32("\0".join("" if fact is None else str(fact) for fact in facts).encode())
 
 
 class Stored(NamedTuple):
@@ -43,6 +54,14 @@ class Stored(NamedTuple):
     id: str
     metadata: str
     document: str | None
+
+
+class Generation(NamedTuple):
+    """A published derived index: its file, and the rows and changes that are in it."""
+
+    path: Path
+    next_row: int
+    seq: int
 
 
 class Transaction:
@@ -56,43 +75,56 @@ class Transaction:
     # -- collections ------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        return [name for (name,) in self._sql.execute("SELECT name FROM collections ORDER BY name")]
+        found = self._sql.execute("SELECT name FROM collections WHERE origin IS NOT NULL ORDER BY name")
+        return [name for (name,) in found]
 
     def find(self, name: str) -> State | None:
         """The collection of this name. Names that differ only in case are the same one (they share a folder)."""
-        found = self._sql.execute(
-            f"SELECT {', '.join(State._fields)} FROM collections WHERE name = ?", (name,)
-        ).fetchone()
-        return State(*found) if found else None
+        return self._state("name = ?", name)
 
-    def state(self, collection: int, name: str) -> State:
-        found = self._sql.execute(
-            f"SELECT {', '.join(State._fields)} FROM collections WHERE id = ?", (collection,)
-        ).fetchone()
-        if found is None:
+    def state(self, origin: int | None, name: str) -> State:
+        """The collection that a handle was made for, whatever its rows and its name have become."""
+        if (found := self._state("origin = ?", origin)) is None:
             raise NotFound(f"the collection {name!r} was dropped; make it anew with db.collection({name!r})")
-        return State(*found)
+        return found
+
+    def by_id(self, collection: int) -> State | None:
+        """The collection whose rows are in this space."""
+        return self._state("id = ?", collection)
 
     def create(self, name: str, metric: str, dimension: int | None, embedder: str | None) -> State:
-        self._sql.execute(
+        made = self._sql.execute(
             "INSERT INTO collections (name, metric, dimension, embedder) VALUES (?, ?, ?, ?)",
             (name, metric, dimension, embedder),
         )
-        created = self.find(name)
-        assert created is not None
-        return created
+        assert made.lastrowid is not None
+        return self.settle(made.lastrowid, origin=made.lastrowid)
 
-    def settle(self, collection: int, dimension: int | None, embedder: str | None) -> None:
-        """Write down what the first vectors decide."""
-        self._sql.execute(
-            "UPDATE collections SET dimension = ?, embedder = ? WHERE id = ?", (dimension, embedder, collection)
-        )
+    def settle(self, collection: int, **facts: int | str | None) -> State:
+        """Write down facts about a collection: origin, name, dimension, embedder."""
+        for column, value in facts.items():
+            self._sql.execute(f"UPDATE collections SET {column} = ? WHERE id = ?", (value, collection))
+        state = self._state("id = ?", collection, checked=False)
+        assert state is not None
+        state = state._replace(crc32=state.checksum())
+        self._sql.execute("UPDATE collections SET crc32 = ? WHERE id = ?", (state.crc32, collection))
+        return state
+
+    def _state(self, condition: str, value: int | str | None, *, checked: bool = True) -> State | None:
+        columns = ", ".join(State._fields)
+        found = self._sql.execute(f"SELECT {columns} FROM collections WHERE {condition}", (value,)).fetchone()
+        if found is None:
+            return None
+        state = State(*found)
+        if checked and state.crc32 != state.checksum():
+            raise Corrupt(f"the catalog's entry of collection {state.name!r} is damaged; restore it from a backup")
+        return state
 
     def drop(self, collection: int) -> None:
         """Remove a collection. Its segments become orphans: the caller removes them once this is committed."""
         for table in ("records", "unsealed"):
             self._sql.execute(f"DELETE FROM {table} WHERE key >= ? AND key < ?", _range(collection))
-        for table in ("segments", "dead_rows"):
+        for table in ("segments", "dead_rows", "generations"):
             self._sql.execute(f"DELETE FROM {table} WHERE collection = ?", (collection,))
         self._sql.execute("DELETE FROM collections WHERE id = ?", (collection,))
 
@@ -123,14 +155,23 @@ class Transaction:
         return dict(found.fetchall())
 
     def records(self, collection: int, rows: Iterable[int], *, documents: bool = True) -> dict[int, Stored]:
-        """The records in `rows`, by row."""
+        """The records in `rows`, by row.
+
+        Raises:
+            Corrupt: naming a record whose bytes are not those that were written.
+        """
         base = collection << 32
         found = self._sql.execute(
-            f"SELECT key & 4294967295, id, metadata, {'document' if documents else 'NULL'} FROM records "
+            "SELECT key & 4294967295, id, metadata, document, crc32 FROM records "
             "WHERE key IN (SELECT value FROM json_each(?))",
             (json.dumps([base | int(row) for row in rows]),),
         )
-        return {record[0]: Stored(*record) for record in found}
+        records = {}
+        for row, id, metadata, document, crc in found:
+            if crc != checksum(row, id, metadata, document):
+                raise Corrupt(f"the record {id!r} is damaged: its checksum is wrong; restore it from a backup")
+            records[row] = Stored(row, id, metadata, document if documents else None)
+        return records
 
     def dead_rows(self, collection: int, after: int) -> NDArray[np.int64]:
         """Rows that died after the change number `after`."""
@@ -153,14 +194,27 @@ class Transaction:
             "SELECT number, first_row, rows, dtype, crc32 FROM segments WHERE collection = ? ORDER BY first_row",
             (state.id,),
         )
-        return [Segment(folder / segments.file_name(number), *rest) for number, *rest in found]
+        listed = [Segment(folder / segments.file_name(number), *rest) for number, *rest in found]
+        row = 0
+        for segment in listed:
+            if segment.first_row != row:
+                raise Corrupt(f"collection {state.name!r}: no segment has row {row} first; restore it from a backup")
+            row += segment.rows
+        return listed
 
-    def segment_files(self) -> list[Path]:
-        """The files of all segments of all collections."""
+    def files(self) -> list[Path]:
+        """The files of all segments and index generations of all collections."""
         found = self._sql.execute(
-            "SELECT name, number FROM segments JOIN collections ON collections.id = segments.collection"
+            "SELECT name, NULL, number FROM segments JOIN collections ON collections.id = segments.collection "
+            "UNION ALL "
+            "SELECT name, kind, number FROM generations JOIN collections ON collections.id = generations.collection"
         )
-        return [self._folder(name) / segments.file_name(number) for name, number in found]
+        return [
+            self._folder(name) / segments.file_name(number)
+            if kind is None
+            else self.index_folder(name) / segments.index_name(kind, number)
+            for name, kind, number in found
+        ]
 
     def vectors(self, state: State, first_row: int = 0) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """All vectors from `first_row` on, dead rows too: (row of the first, (n, dimension) float32), in pieces.
@@ -185,15 +239,14 @@ class Transaction:
                 raise Corrupt(f"the bytes of {segment.path} are not those that were written; restore it from a backup")
             first_row = end
         found = self._sql.execute(
-            "SELECT vector FROM unsealed WHERE key >= ? AND key < ? ORDER BY key",
+            "SELECT key & 4294967295, crc32, vector FROM unsealed WHERE key >= ? AND key < ? ORDER BY key",
             (state.id << 32 | first_row, (state.id + 1) << 32),
         )
-        while blobs := found.fetchmany(step):
-            piece = np.frombuffer(b"".join(blob for (blob,) in blobs), dtype="<f4").reshape(len(blobs), state.dimension)
-            yield first_row, piece
-            first_row += len(blobs)
-        if first_row < state.next_row:
-            raise Corrupt(f"collection {state.name!r}: vectors of rows {first_row} to {state.next_row - 1} are missing")
+        while lines := found.fetchmany(step):
+            yield first_row, _unpacked(state, lines, range(first_row, first_row + len(lines)))
+            first_row += len(lines)
+        if first_row != state.next_row:
+            raise Corrupt(f"collection {state.name!r} has {first_row} vectors for its {state.next_row} rows")
 
     def vectors_of(self, state: State, rows: Sequence[int]) -> NDArray[np.float32]:
         """The vectors of `rows`, in their order: shape (len(rows), dimension)."""
@@ -206,10 +259,11 @@ class Transaction:
             if len(here):
                 vectors[here] = segment.open(vectors.shape[1])[wanted[here] - segment.first_row]
         for at in np.flatnonzero(wanted >= sealed):
-            (blob,) = self._sql.execute(
-                "SELECT vector FROM unsealed WHERE key = ?", (state.id << 32 | int(wanted[at]),)
-            ).fetchone()
-            vectors[at] = np.frombuffer(blob, dtype="<f4")
+            found = self._sql.execute(
+                "SELECT key & 4294967295, crc32, vector FROM unsealed WHERE key = ?",
+                (state.id << 32 | int(wanted[at]),),
+            )
+            vectors[at] = _unpacked(state, found.fetchall(), [int(wanted[at])])
         return vectors
 
     # -- changing ---------------------------------------------------------------------------------------------------
@@ -227,20 +281,23 @@ class Transaction:
         Raises:
             AlreadyExists: naming ids that are taken.
         """
-        first, count = self.state(state.id, state.name).next_row, len(ids)
+        first, count = self._next_row(state), len(ids)
         if first + count > MAX_ROWS:
             raise InvalidInput(
                 f"collection {state.name!r} has used {first} of {MAX_ROWS} rows; {count} more do not fit in it"
             )
         keys = range(state.id << 32 | first, (state.id << 32 | first) + count)
         try:
+            sums = map(checksum, range(first, first + count), ids, metadatas, documents)
             self._sql.executemany(
-                "INSERT INTO records (key, collection, id, metadata, document) VALUES (?, ?, ?, ?, ?)",
-                zip(keys, [state.id] * count, ids, metadatas, documents, strict=True),
+                "INSERT INTO records (key, collection, id, crc32, metadata, document) VALUES (?, ?, ?, ?, ?, ?)",
+                zip(keys, [state.id] * count, ids, sums, metadatas, documents, strict=True),
             )
         except sqlite3.IntegrityError:
             rows = self.rows_of(state.id, ids)
             taken = [id for id in ids if rows.get(id, first) < first]
+            if not taken:
+                raise Corrupt(f"collection {state.name!r} has records in rows that it has not given yet") from None
             raise AlreadyExists(taken_message(state.name, taken)) from None
         self._sql.execute(
             "UPDATE collections SET next_row = next_row + ?, live = live + ? WHERE id = ?", (count, count, state.id)
@@ -249,13 +306,16 @@ class Transaction:
         if self._root is not None and first + count - sealed >= SEAL_ROWS:
             self._seal(state, sealed, vectors)
         else:
-            blobs = (row.tobytes() for row in np.ascontiguousarray(vectors, dtype="<f4"))
-            self._sql.executemany("INSERT INTO unsealed (key, vector) VALUES (?, ?)", zip(keys, blobs, strict=True))
+            blobs = [row.tobytes() for row in np.ascontiguousarray(vectors, dtype="<f4")]
+            self._sql.executemany(
+                "INSERT INTO unsealed (key, crc32, vector) VALUES (?, ?, ?)",
+                zip(keys, map(zlib.crc32, blobs, range(first, first + count)), blobs, strict=True),
+            )
 
     def bury(self, state: State, rows: Sequence[int]) -> None:
         """Remove the records in `rows`. Their vectors stay in place, and `dead_rows` says that they count no more."""
         base, count = state.id << 32, len(rows)
-        seq = self.state(state.id, state.name).seq
+        seq = self._seq(state)
         self._sql.executemany("DELETE FROM records WHERE key = ?", [(base | int(row),) for row in rows])
         self._sql.executemany(
             "INSERT INTO dead_rows (collection, seq, row) VALUES (?, ?, ?)",
@@ -267,26 +327,26 @@ class Transaction:
 
     def rewrite(self, state: State, records: Iterable[Stored]) -> None:
         """Change documents and metadata in place; `changed_rows` tells others which."""
-        seq = self.state(state.id, state.name).seq + 1
+        seq = self._seq(state) + 1
         changed = self._sql.executemany(
-            "UPDATE records SET metadata = ?, document = ?, changed = ? WHERE key = ?",
-            [(record.metadata, record.document, seq, state.id << 32 | record.row) for record in records],
+            "UPDATE records SET changed = ?, crc32 = ?, metadata = ?, document = ? WHERE key = ?",
+            [
+                (seq, checksum(*record), record.metadata, record.document, state.id << 32 | record.row)
+                for record in records
+            ],
         )
         if changed.rowcount > 0:
             self._sql.execute("UPDATE collections SET seq = ? WHERE id = ?", (seq, state.id))
 
     def _seal(self, state: State, sealed: int, vectors: NDArray[np.float32]) -> None:
         """Write the unsealed vectors and the new ones as one segment, in place of their blobs."""
-        folder, dimension = self._folder(state.name), vectors.shape[1]
+        folder = self._folder(state.name)
         tail = (state.id << 32 | sealed, (state.id + 1) << 32)
         blobs = self._sql.execute(
-            "SELECT vector FROM unsealed WHERE key >= ? AND key < ? ORDER BY key", tail
+            "SELECT key & 4294967295, crc32, vector FROM unsealed WHERE key >= ? AND key < ? ORDER BY key", tail
         ).fetchall()
-        before = np.frombuffer(b"".join(blob for (blob,) in blobs), dtype="<f4").reshape(len(blobs), dimension)
-        (last,) = self._sql.execute(
-            "SELECT coalesce(max(number), 0) FROM segments WHERE collection = ?", (state.id,)
-        ).fetchone()
-        number = segments.next_number(folder, last)
+        before = _unpacked(state, blobs, range(sealed, sealed + len(blobs)))
+        number = segments.next_number(folder)
         path, crc = segments.write(folder, number, [before, vectors])
         self.fresh.append(path)
         self._sql.execute(
@@ -295,9 +355,69 @@ class Transaction:
         )
         self._sql.execute("DELETE FROM unsealed WHERE key >= ? AND key < ?", tail)
 
+    # -- generations of derived indexes -------------------------------------------------------------------------------
+
+    def newest(self, state: State, kind: str) -> Generation | None:
+        """The published index of this kind, if there is one: a file that covers the rows up to `next_row` as they were
+        after change `seq`. It may be gone or damaged when it is opened, and is then to be made again from the records.
+        """
+        found = self._sql.execute(
+            "SELECT number, next_row, seq, crc32 FROM generations WHERE collection = ? AND kind = ?", (state.id, kind)
+        ).fetchone()
+        if found is None or self._root is None:
+            return None
+        number, next_row, seq, crc = found
+        if crc != _generation_checksum(state.id, kind, number, next_row, seq) or next_row > state.next_row:
+            return None  # derived: what cannot be trusted is not there
+        return Generation(self.index_folder(state.name) / segments.index_name(kind, number), next_row, seq)
+
+    def register(self, state: State, kind: str, number: int, next_row: int, seq: int) -> None:
+        """Name the file of a new generation; the one before becomes an orphan."""
+        self._sql.execute(
+            "INSERT OR REPLACE INTO generations (collection, kind, number, next_row, seq, crc32) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (state.id, kind, number, next_row, seq, _generation_checksum(state.id, kind, number, next_row, seq)),
+        )
+
+    def forget(self, state: State, kind: str, path: Path) -> None:
+        """Take the generation in this file out of the catalog, unless there is a newer one by now."""
+        if (found := self.newest(state, kind)) is None or found.path == path:
+            self._sql.execute("DELETE FROM generations WHERE collection = ? AND kind = ?", (state.id, kind))
+
+    def index_folder(self, name: str) -> Path:
+        assert self._root is not None
+        return self._root / segments.INDEXES / name
+
+    def _next_row(self, state: State) -> int:
+        return int(self._sql.execute("SELECT next_row FROM collections WHERE id = ?", (state.id,)).fetchone()[0])
+
+    def _seq(self, state: State) -> int:
+        return int(self._sql.execute("SELECT seq FROM collections WHERE id = ?", (state.id,)).fetchone()[0])
+
     def _folder(self, name: str) -> Path:
         assert self._root is not None
         return self._root / segments.VECTORS / name
+
+
+def checksum(row: int, id: str, metadata: str, document: str | None) -> int:
+    """The CRC-32 that is kept with a record."""
+    text = f"{row}\0{id}\0{metadata}" if document is None else f"{row}\0{id}\0{metadata}\0{document}"
+    return zlib.crc32(text.encode())
+
+
+def _generation_checksum(collection: int, kind: str, number: int, next_row: int, seq: int) -> int:
+    return zlib.crc32(f"{collection}\0{kind}\0{number}\0{next_row}\0{seq}".encode())
+
+
+def _unpacked(state: State, lines: list[tuple[int, int, bytes]], rows: Sequence[int]) -> NDArray[np.float32]:
+    """Vectors from lines (row, CRC-32, blob) of `unsealed`, which must be these rows, each as it was written."""
+    size = 4 * (state.dimension or 0)
+    for row, (found, crc, blob) in zip(rows, lines, strict=False):
+        if row != found or len(blob) != size or crc != zlib.crc32(blob, row):
+            raise Corrupt(f"collection {state.name!r}: the vector of row {row} is damaged; restore it from a backup")
+    if len(rows) != len(lines):
+        raise Corrupt(f"collection {state.name!r}: vectors are missing; restore it from a backup")
+    return np.frombuffer(b"".join(blob for _, _, blob in lines), dtype="<f4").reshape(len(lines), size // 4)
 
 
 def taken_message(collection: str, taken: Sequence[str]) -> str:
