@@ -173,7 +173,7 @@ def test_json_is_the_whole_of_stdout(run: Run, notes: Path) -> None:
     answer = json.loads(ended.out)
     (hit,) = answer["hits"]
     assert (answer["query"], hit["rank"], hit["metadata"]["year"], ended.err) == ("feline", 1, 1999, "")
-    assert set(hit) == {"rank", "id", "score", "distance", "document", "metadata"}
+    assert set(hit) == {"rank", "id", "score", "distance", "document", "metadata", "scores", "highlights"}
     info = json.loads(run("info", "--json").out)
     assert info["build"]["profile"] == "release"
     (described,) = info["collections"]

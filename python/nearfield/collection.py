@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from nearfield.embed import Embedder, EmbedderLike
+    from nearfield.fuse import Fusion
+    from nearfield.rerank import Reranker
 
 
 class Collection:
@@ -293,6 +295,15 @@ class Collection:
         where_document: Where | None = None,
         min_score: float | None = None,
         mode: str = "dense",
+        fusion: str | Fusion = "rrf",
+        negative: Any = None,
+        combine: str | None = None,
+        rerank: str | Reranker | None = None,
+        diversity: float = 0.0,
+        group_by: str | None = None,
+        group_size: int = 1,
+        candidates: int | None = None,
+        include: Sequence[str] = ("documents", "metadatas"),
         recall: float | None = None,
         exact: bool = False,
         explain: bool = False,
@@ -303,8 +314,17 @@ class Collection:
             query: a text or a vector of shape (dimension,); or a list of texts, or an array (q, dimension).
             k: how many answers; fewer come back only when fewer records match.
             where, where_document: only records that match these, see `nearfield.filters`.
-            min_score: leave out answers with a lower score.
+            min_score: leave out answers whose `Hit.score` is lower.
             mode: "dense", by the vectors.
+            fusion: how a hybrid search makes one ranking of two: "rrf", "weighted", or see `nearfield.fuse`.
+            negative: texts or vectors that answers should be unlike; see `nearfield.fuse.blend`.
+            combine: take several queries as one: "mean", by the mean of their vectors; "max", a record counts by the
+                query that it fits best.
+            rerank: a function (query, texts) -> scores that ranks the candidates anew, see `nearfield.rerank`.
+            diversity: over 0 and up to 1: choose answers that differ from one another (maximal marginal relevance).
+            group_by: a field of the metadata; at most `group_size` answers have the same value of it.
+            candidates: how many records are fused, reranked, grouped or diversified; None: 5 k, at least 100.
+            include: what hits carry: any of "documents", "metadatas", "embeddings".
             recall: the share of the true answers to be found, in (0, 1]; None leaves it to the engine.
             exact: demand the exact answer.
             explain: fill `Hits.report` with what was done.
@@ -320,20 +340,47 @@ class Collection:
         Example:
             >>> for hit in docs.search("a feline resting on a rug", k=3, where={"year": {"$lt": 2005}}):
             ...     print(f"{hit.score:.3f}  {hit.document}")
+            >>> docs.search(["king", "woman"], negative=["man"], combine="mean", k=1)
+            >>> docs.search("cats", k=5, diversity=0.3, group_by="source")
         """
-        return self._searcher.search(
-            query,
-            Request.checked(
-                k,
-                where=where,
-                where_document=where_document,
-                min_score=min_score,
-                mode=mode,
-                recall=recall,
-                exact=exact,
-                explain=explain,
-            ),
+        request = Request.checked(
+            k,
+            where=where,
+            where_document=where_document,
+            min_score=min_score,
+            mode=mode,
+            fusion=fusion,
+            negative=negative,
+            combine=combine,
+            rerank=rerank,
+            diversity=diversity,
+            group_by=group_by,
+            group_size=group_size,
+            candidates=candidates,
+            include=include,
+            recall=recall,
+            exact=exact,
+            explain=explain,
         )
+        return self._searcher.search(query, request)
+
+    def similar(self, ids: Any, k: int = 10, **options: Unpack[SearchOptions]) -> Hits:
+        """The k records most like those given, which are not among the answers: "more like this".
+
+        Args:
+            ids: an id, a vector, or a list of both.
+            k: how many answers.
+            **options: as `search`; here `negative` takes ids and vectors, and `combine` is "mean" unless it is "max".
+
+        Raises:
+            NotFound: an id does not exist. InvalidInput: as `search`.
+
+        Example:
+            >>> docs.similar("cat", k=5)
+            >>> docs.similar(["liked", "loved"], negative=["bored"], k=20, where={"seen": False})
+        """
+        options["combine"] = options.get("combine") or "mean"
+        return self._searcher.similar(ids, Request.checked(k, **options))
 
     # -- within -----------------------------------------------------------------------------------------------------
 

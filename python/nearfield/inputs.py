@@ -196,6 +196,21 @@ def queries(values: Any, dimension: int | None) -> Queries:
     return Queries(None, found, array.ndim == 1 and array.size > 0)
 
 
+def examples(values: Any, dimension: int | None, name: str) -> tuple[list[str], NDArray[np.float32]]:
+    """Examples by id and by vector: an id, a vector, or a list that may have both; None is no example."""
+    if values is None:
+        return [], vectors([], dimension)
+    if isinstance(values, str):
+        return ids(values), vectors([], dimension)
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "UO":
+        return [], vectors(values, dimension, name)
+    found = _listed(values, name, "ids or vectors")
+    if found and all(isinstance(item, (int, float, np.integer, np.floating)) for item in found):
+        return [], vectors(found, dimension, name)
+    given = [item for item in found if not isinstance(item, str)]
+    return ids([item for item in found if isinstance(item, str)], unique=False), vectors(given, dimension, name)
+
+
 def same_length(**columns: Sequence[Any] | NDArray[Any] | None) -> int:
     """The number of items that all given columns have."""
     counts = {name: len(column) for name, column in columns.items() if column is not None}

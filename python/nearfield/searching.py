@@ -1,18 +1,27 @@
-"""What happens in a search: from a query as it was given to hits with their documents."""
+"""What happens in a search: from a query as it was given to hits with their documents.
+
+First, in one snapshot of the database: each leg ranks, rankings are fused, and what the rest needs is read. Then, with
+no lock held: rerank, min_score, group_by, diversity, and the hits. The arithmetic is in `fuse`.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 
-from nearfield import filters, inputs
+from nearfield import filters, fuse, inputs, rerank
 from nearfield.encoding import Encoder
-from nearfield.errors import Corrupt, InvalidInput
+from nearfield.errors import Corrupt, InvalidInput, NotFound
 from nearfield.filters import Filter
+from nearfield.fuse import Fusion, Ranking
 from nearfield.live import LiveIndex, consistent
+from nearfield.rerank import Reranker
 from nearfield.store import Store
 from nearfield.transaction import State, Stored, Transaction
 from nearfield.types import Hit, Hits, Report, Where
@@ -20,7 +29,9 @@ from nearfield.types import Hit, Hits, Report, Where
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MODES = ("dense",)
+MODES = {"dense": ("dense",)}
+COMBINATIONS = ("mean", "max")
+_CANDIDATES = 100
 
 
 class SearchOptions(TypedDict, total=False):
@@ -30,6 +41,15 @@ class SearchOptions(TypedDict, total=False):
     where_document: Where | None
     min_score: float | None
     mode: str
+    fusion: str | Fusion
+    negative: Any
+    combine: str | None
+    rerank: str | Reranker | None
+    diversity: float
+    group_by: str | None
+    group_size: int
+    candidates: int | None
+    include: Sequence[str]
     recall: float | None
     exact: bool
     explain: bool
@@ -40,8 +60,18 @@ class Request:
     """How many answers, of which records, and how: checked before anything is done."""
 
     k: int
+    legs: tuple[str, ...]
     filter: Filter | None
     min_score: float | None
+    fusion: Fusion
+    negative: Any
+    combine: str | None
+    reranker: Reranker | None
+    diversity: float
+    group_by: str | None
+    group_size: int
+    candidates: int
+    include: frozenset[str]
     recall: float | None
     exact: bool
     explain: bool
@@ -54,16 +84,80 @@ class Request:
             InvalidInput: one of them is wrong.
         """
         k = inputs.positive(k, "k")
-        if (mode := options.get("mode", "dense")) not in MODES:
+        mode, combine = options.get("mode", "dense"), options.get("combine")
+        if mode not in MODES:
             raise InvalidInput(f"unknown mode {mode!r}; there is {', '.join(map(repr, MODES))}")
+        if combine is not None and combine not in COMBINATIONS:
+            raise InvalidInput(f"combine must be 'mean', 'max' or None, got {combine!r}")
+        diversity = inputs.number(options.get("diversity", 0.0), "diversity") or 0.0
+        if not 0 <= diversity <= 1:
+            raise InvalidInput(f"diversity must be from 0 to 1, got {diversity!r}")
+        group_by, reranker = options.get("group_by"), options.get("rerank")
+        if group_by is not None:
+            filters.check_field(group_by, "group_by")
+        wanted = options.get("candidates")
         return cls(
             k=k,
+            legs=MODES[mode],
             filter=filters.parse(options.get("where"), options.get("where_document")),
             min_score=inputs.number(options.get("min_score"), "min_score"),
+            fusion=fuse.fusion(options.get("fusion", "rrf")),
+            negative=options.get("negative"),
+            combine=combine,
+            reranker=None if reranker is None else rerank.resolve(reranker),
+            diversity=diversity,
+            group_by=group_by,
+            group_size=inputs.positive(options.get("group_size", 1), "group_size"),
+            candidates=max(_CANDIDATES, 5 * k) if wanted is None else max(k, inputs.positive(wanted, "candidates")),
+            include=frozenset(inputs.include(options.get("include", ("documents", "metadatas")))),
             recall=inputs.share(options.get("recall"), "recall"),
             exact=bool(options.get("exact")),
             explain=bool(options.get("explain")),
         )
+
+    @property
+    def kept(self) -> int:
+        """How many of the fused ranking take part in what follows."""
+        refined = self.reranker is not None or self.diversity > 0 or self.group_by is not None
+        return self.candidates if refined else self.k
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What one list of hits answers: texts, vectors (n, dimension), or both; several count by their best score."""
+
+    texts: list[str]
+    vectors: NDArray[np.float32] | None
+
+    @property
+    def text(self) -> str | None:
+        return " ".join(self.texts) if self.texts else None
+
+
+@dataclass(slots=True)
+class Found:
+    """What the snapshot held: a ranking a question, what its legs said, and the records of all of them."""
+
+    rankings: list[Ranking]
+    legs: list[dict[str, Ranking]]
+    complete: list[bool]  # a deeper search would bring nothing more
+    records: dict[int, Stored]
+    vectors: dict[int, NDArray[np.float32]]
+    report: Report
+
+
+class Clock:
+    """Milliseconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """What was done since the last lap was this stage."""
+        now = time.perf_counter()
+        self.stages[stage] = self.stages.get(stage, 0.0) + 1000 * (now - self._last)
+        self._last = now
 
 
 class Searcher:
@@ -79,52 +173,278 @@ class Searcher:
 
     def search(self, query: Any, request: Request) -> Hits | list[Hits]:
         """`Collection.search`, its arguments checked."""
+        clock = Clock()
         with self._store.reading() as transaction:
             state = transaction.state(self._id, self._name)
         queries = inputs.queries(query, state.dimension)
-        texts, vectors = queries.texts, queries.vectors
-        if vectors is None and texts is not None and state.live:
-            vectors = self._encoder.queries(state, texts)
-        count = len(texts) if texts is not None else len(vectors) if vectors is not None else 0
-        if state.live == 0 or count == 0 or vectors is None:
-            report = Report("empty", True, count, 0, 0, 0, 0, 0.0)
-            answers: list[list[Hit]] = [[] for _ in range(count)]
-        else:
-            answers, report = self._answers(vectors, request)
-        hits = [
-            Hits(tuple(answer), texts[at] if texts is not None else None, report if request.explain else None)
-            for at, answer in enumerate(answers)
-        ]
-        return hits[0] if queries.single else hits
+        texts, vectors = queries.texts or [], queries.vectors
+        away = None if request.negative is None else inputs.queries(request.negative, state.dimension)
+        self._check(request, texts, vectors)
+        if state.live and "dense" in request.legs:
+            unknown = [*(texts if vectors is None else ()), *((away.texts or ()) if away else ())]
+            made = self._encoder.queries(state, unknown) if unknown else np.empty((0, 0), dtype=np.float32)
+            if vectors is None:
+                vectors, made = made[: len(texts)], made[len(texts) :]
+            negative = None if away is None else made if away.vectors is None else away.vectors
+            vectors = self._blended(vectors, negative, request.combine)
+            clock.lap("embed")
+        hits = self._answers(self._questions(texts, vectors, request.combine), request, clock)
+        return hits[0] if queries.single or request.combine is not None else hits
 
-    def _answers(self, vectors: NDArray[np.float32], request: Request) -> tuple[list[list[Hit]], Report]:
-        def work(transaction: Transaction) -> Any:
+    def similar(self, examples: Any, request: Request) -> Hits:
+        """`Collection.similar`, its arguments checked."""
+        with self._store.reading() as transaction:
             state = transaction.state(self._id, self._name)
-            options: dict[str, Any] = {"recall": request.recall, "exact": request.exact}
-            if request.filter is not None:
-                options["allow"] = allowed(transaction, state, request.filter)
-            k = max(1, min(request.k, state.live))
-            rows, scores, report = self._live.search(transaction, state, vectors, k, **options)
-            good = rows >= 0
-            if request.min_score is not None:
-                good &= scores >= request.min_score
-            return rows, scores, report, good, transaction.records(state.id, np.unique(rows[good]).tolist())
+            names, vectors, texts = self._examples(transaction, state, examples, "ids")
+            if not len(vectors):
+                raise InvalidInput("similar() needs at least one example: an id or a vector")
+            away, negative, _ = self._examples(transaction, state, request.negative, "negative")
+        self._check(request, texts, vectors)
+        vectors = self._blended(vectors, negative, request.combine)
+        questions = self._questions(texts, vectors, request.combine)
+        return self._answers(questions, request, Clock(), [*names, *away])[0]
 
-        rows, scores, report, good, records = consistent(self._store, self._live.gate, work)
+    # -- what is asked ----------------------------------------------------------------------------------------------
+
+    def _check(self, request: Request, texts: list[str], vectors: NDArray[np.float32] | None) -> None:
+        if request.combine is not None and not texts and not (vectors is not None and len(vectors)):
+            raise InvalidInput(f"combine={request.combine!r} needs at least one query, got none")
+        if request.reranker is not None and not texts:
+            raise InvalidInput("rerank compares texts, and the query has none: give a text, or leave rerank out")
+
+    def _blended(
+        self, vectors: NDArray[np.float32], negative: NDArray[np.float32] | None, combine: str | None
+    ) -> NDArray[np.float32]:
+        """All examples as one vector, or each by itself, moved away from the negative ones."""
+        if not len(vectors) or (combine != "mean" and (negative is None or not len(negative))):
+            return vectors
+        groups = [vectors] if combine == "mean" else np.split(vectors, len(vectors))
+        return np.stack([fuse.blend(group, negative, unit=self._metric == "cosine") for group in groups])
+
+    def _questions(self, texts: list[str], vectors: NDArray[np.float32] | None, combine: str | None) -> list[Question]:
+        if combine is not None:
+            return [Question([" ".join(texts)] if texts and combine == "mean" else texts, vectors)]
+        count = len(texts) if vectors is None else len(vectors)
+        return [Question(texts[at : at + 1], None if vectors is None else vectors[at : at + 1]) for at in range(count)]
+
+    def _examples(
+        self, transaction: Transaction, state: State, values: Any, name: str
+    ) -> tuple[list[str], NDArray[np.float32], list[str]]:
+        """The ids of examples given by id, the vectors of all, and what documents there are."""
+        names, vectors = inputs.examples(values, state.dimension, name)
+        known = transaction.rows_of(state.id, names)
+        if missing := [one for one in names if one not in known]:
+            raise NotFound(f"collection {self._name!r} has no record with the id {missing[0]!r} (of {name})")
+        rows = [known[one] for one in names]
+        stored = transaction.vectors_of(state, rows)
+        records = transaction.records(state.id, rows)
+        texts = [text for row in rows if (text := records[row].document)]
+        return names, stored if not len(vectors) else np.concatenate([stored, vectors]) if rows else vectors, texts
+
+    # -- what is found ----------------------------------------------------------------------------------------------
+
+    def _answers(
+        self, questions: list[Question], request: Request, clock: Clock, excluded: Sequence[str] = ()
+    ) -> list[Hits]:
+        answers: dict[int, list[Hit]] = {}
+        depth, report = request.kept if len(request.legs) == 1 else request.candidates, None
+        left = list(range(len(questions)))
+        while left:
+            asked = [questions[at] for at in left]
+            search = functools.partial(self._found, asked, request, depth, clock, excluded)
+            found = consistent(self._store, self._live.gate, search)
+            report, again = found.report, []
+            for place, at in enumerate(left):
+                answers[at] = self._refined(found, place, asked[place].text, request, clock)
+                if len(answers[at]) < request.k and not found.complete[place]:
+                    again.append(at)  # a few groups had all the candidates
+            left, depth = again, 4 * depth
         self._live.publish()
-        answers: list[list[Hit]] = []
-        for row_line, score_line, good_line in zip(rows, scores, good, strict=True):
-            kept = zip(row_line[good_line].tolist(), score_line[good_line].tolist(), strict=True)
-            answers.append([self._hit(records.get(row), score) for row, score in kept])
-        return answers, report
+        if request.explain:
+            report = replace(report or _nothing(0), stages=dict(clock.stages))
+        return [
+            Hits(tuple(answers[at]), question.text, report if request.explain else None)
+            for at, question in enumerate(questions)
+        ]
 
-    def _hit(self, record: Stored | None, score: float) -> Hit:
-        if record is None:
-            raise Corrupt(f"collection {self._name!r} has a vector without a record; restore it from a backup")
-        distance = 1.0 - score if self._metric == "cosine" else -score
-        return Hit(record.id, score, distance, record.document, json.loads(record.metadata))
+    def _found(
+        self,
+        questions: list[Question],
+        request: Request,
+        depth: int,
+        clock: Clock,
+        excluded: Sequence[str],
+        transaction: Transaction,
+    ) -> Found:
+        state = transaction.state(self._id, self._name)
+        asked = [question.vectors for question in questions if question.vectors is not None]
+        if state.live == 0 or not asked:
+            empty = [Ranking(np.empty(0, dtype=np.int64), np.empty(0)) for _ in questions]
+            return Found(empty, [{} for _ in questions], [True] * len(questions), {}, {}, _nothing(len(questions)))
+        options: dict[str, Any] = {}
+        if request.filter is not None:
+            options["allow"] = allowed(transaction, state, request.filter)
+            clock.lap("filter")
+        hidden = list(transaction.rows_of(state.id, excluded).values()) if excluded else []
+        k = max(1, min(depth + len(hidden), state.live))
+        legs: list[dict[str, Ranking]] = [{} for _ in questions]
+        rows, scores, report = self._live.search(
+            transaction,
+            state,
+            np.concatenate(asked) if len(asked) > 1 else asked[0],
+            k,
+            recall=request.recall,
+            exact=request.exact,
+            **options,
+        )
+        _sort_in(legs, "dense", questions, rows, scores, depth, hidden)
+        clock.lap("dense")
+        keep = request.kept if request.group_by is None else depth
+        rankings = [_one(request.fusion, of, keep) for of in legs]
+        clock.lap("fuse")
+        complete = [
+            request.group_by is None
+            or request.reranker is not None
+            or depth >= state.live
+            or all(len(leg.keys) < depth for leg in of.values())
+            for of in legs
+        ]
+        if request.min_score is not None and request.reranker is None:
+            for at, one in enumerate(rankings):
+                rankings[at] = _at_least(request.min_score, one)
+                complete[at] = complete[at] or len(rankings[at].keys) < len(one.keys)
+        union = list({row for one in rankings for row in one.keys.tolist()})
+        told = "documents" in request.include or request.reranker is not None
+        records = transaction.records(state.id, union, documents=told)
+        if len(records) < len(union):
+            raise Corrupt(
+                f"collection {self._name!r} has a vector without a record (row {min(set(union) - set(records))}); "
+                "restore it from a backup"
+            )
+        drawn = "embeddings" in request.include or request.diversity > 0
+        vectors = dict(zip(union, transaction.vectors_of(state, union), strict=True)) if drawn else {}
+        clock.lap("fetch")
+        return Found(rankings, legs, complete, records, vectors, report)
+
+    # -- what is answered -------------------------------------------------------------------------------------------
+
+    def _refined(self, found: Found, at: int, text: str | None, request: Request, clock: Clock) -> list[Hit]:
+        ranked, records = found.rankings[at], found.records
+        first = ranked
+        if request.reranker is not None:
+            assert text is not None
+            ranked = _reranked(request.reranker, text, ranked, records)
+            clock.lap("rerank")
+            if request.min_score is not None:
+                ranked = _at_least(request.min_score, ranked)
+        if request.group_by is not None:
+            ranked = _grouped(ranked, records, request.group_by, request.group_size)
+        if request.diversity > 0 and len(ranked.keys):
+            cosines = self._metric == "cosine" and request.legs == ("dense",) and request.reranker is None
+            relevance = ranked.scores if cosines else fuse.minmax(ranked.scores)
+            vectors = np.stack([found.vectors[row] for row in ranked.keys.tolist()])
+            chosen = fuse.mmr(relevance, vectors, request.k, request.diversity)
+            ranked = Ranking(ranked.keys[chosen], ranked.scores[chosen])
+        parts = dict(found.legs[at])
+        if len(request.legs) > 1:
+            parts["fused"] = first
+        if request.reranker is not None:
+            parts["rerank"] = ranked
+        return self._hits(found, _first(request.k, ranked), parts, request)
+
+    def _hits(self, found: Found, ranked: Ranking, parts: dict[str, Ranking], request: Request) -> list[Hit]:
+        cosine = self._metric == "cosine" and list(parts) == ["dense"]
+        alone, said = next(iter(parts), ""), []
+        if len(parts) > 1:
+            said = [
+                (name, dict(zip(one.keys.tolist(), one.scores.tolist(), strict=True))) for name, one in parts.items()
+            ]
+        told, meant, drawn = (part in request.include for part in ("documents", "metadatas", "embeddings"))
+        hits = []
+        for row, score in zip(ranked.keys.tolist(), ranked.scores.tolist(), strict=True):
+            record = found.records[row]
+            hits.append(
+                Hit(
+                    record.id,
+                    score,
+                    1.0 - score if cosine else -score,
+                    record.document if told else None,
+                    json.loads(record.metadata) if meant else {},
+                    found.vectors[row] if drawn else None,
+                    {name: scores[row] for name, scores in said if row in scores} if said else {alone: score},
+                )
+            )
+        return hits
 
 
 def allowed(transaction: Transaction, state: State, condition: Filter) -> NDArray[Any]:
     """The rows that a filter lets through: row ids (int64, ascending), or a mask over all rows (bool)."""
     return transaction.rows(state.id, filters.to_sql(condition))
+
+
+def _nothing(queries: int) -> Report:
+    return Report("empty", True, queries, 0, 0, 0, 0, 0.0)
+
+
+def _sort_in(
+    legs: list[dict[str, Ranking]],
+    name: str,
+    questions: list[Question],
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    depth: int,
+    hidden: list[int],
+) -> None:
+    """Give each question the lines of a batch's answer that are its own."""
+    good = (rows >= 0) & ~np.isin(rows, hidden) if hidden else rows >= 0
+    whole, wide = bool(good.all()), scores.astype(np.float64)
+    start = 0
+    for at, question in enumerate(questions):
+        count = len(question.vectors) if name == "dense" and question.vectors is not None else len(question.texts)
+        lines = [
+            Ranking(rows[line], wide[line]) if whole else Ranking(rows[line][good[line]], wide[line][good[line]])
+            for line in range(start, start + count)
+        ]
+        legs[at][name] = _first(depth, fuse.best_of(lines))
+        start += count
+
+
+def _one(fusion: Fusion, legs: dict[str, Ranking], keep: int) -> Ranking:
+    fused = fusion(legs) if len(legs) > 1 else next(iter(legs.values()))
+    return _first(keep, fused)
+
+
+def _first(count: int, ranked: Ranking) -> Ranking:
+    return ranked if len(ranked.keys) <= count else Ranking(ranked.keys[:count], ranked.scores[:count])
+
+
+def _at_least(lowest: float, ranked: Ranking) -> Ranking:
+    good = ranked.scores >= lowest
+    return Ranking(ranked.keys[good], ranked.scores[good])
+
+
+def _reranked(reranker: Reranker, text: str, ranked: Ranking, records: dict[int, Stored]) -> Ranking:
+    """The same keys by the reranker's scores; equal ones stay as they were. Keys without a document are left out."""
+    told = np.array([row for row in ranked.keys.tolist() if records[row].document], dtype=np.int64)
+    documents = [records[row].document or "" for row in told.tolist()]
+    scores = rerank.scores_of(reranker, text, documents)
+    order = np.argsort(-scores, kind="stable")
+    return Ranking(told[order], scores[order])
+
+
+def _grouped(ranked: Ranking, records: dict[int, Stored], group_by: str, size: int) -> Ranking:
+    """The best `size` of each group. A record without the field, or with None in it, is a group of its own."""
+    counts: dict[Any, int] = {}
+    kept = []
+    for place, row in enumerate(ranked.keys.tolist()):
+        value = json.loads(records[row].metadata).get(group_by)
+        key = (row, "alone") if value is None else _hashable(value)
+        counts[key] = counts.get(key, 0) + 1
+        if counts[key] <= size:
+            kept.append(place)
+    return Ranking(ranked.keys[kept], ranked.scores[kept])
+
+
+def _hashable(value: Any) -> Any:
+    """Equal for equal values, as filters see it: 1 and 1.0 are equal, 1 and True are not."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else (type(value) is bool, value)

@@ -34,9 +34,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One answer. `score` is better when higher, for every metric (cosine: in [-1, 1]; l2: minus the distance).
+    """One answer. `score` is what it was ranked by, better when higher: in a dense search the cosine (in [-1, 1]), the
+    dot product, or minus the Euclidean distance; else BM25, the fused score, or the reranker's.
 
-    `distance` is the same fact for those who think in distances: 1 - cosine, -dot, or the Euclidean distance.
+    `distance` is the same fact for those who think in distances: 1 - cosine, or minus the score.
+    `scores` has what each leg and stage said of it: "dense", "lexical", "fused", "rerank". `highlights` has where words
+    of the query stand in the document: (start, end), so that `document[start:end]` is the word.
     """
 
     id: str
@@ -45,10 +48,26 @@ class Hit:
     document: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     embedding: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    scores: dict[str, float] = field(default_factory=dict)
+    highlights: tuple[tuple[int, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary, ready for `json.dumps` (the embedding as a list, if it is there)."""
         return _plain(self)
+
+    def marked(self, before: str = "**", after: str = "**") -> str:
+        """The document with its highlights between two marks.
+
+        Example:
+            >>> Hit("cat", 1.0, 0.0, "The cat sat.", highlights=((4, 7),)).marked("<b>", "</b>")
+            'The <b>cat</b> sat.'
+        """
+        parts, end = [], 0
+        text = self.document or ""
+        for first, last in self.highlights:
+            parts += [text[end:first], before, text[first:last], after]
+            end = last
+        return "".join([*parts, text[end:]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +78,7 @@ class Report:
     neighbours were looked at. effort: how far an approximate search went, in the unit of its kind (width of a walk),
     0 for an exact one. expected: share of the true answers that this effort found when it was measured.
     bytes_read: bytes of codes, factors and vectors read. For a batch, all figures are of the whole batch.
+    stages: milliseconds of each stage of a collection's search: embed, filter, dense, fuse, fetch, rerank.
     """
 
     kind: str
@@ -72,6 +92,7 @@ class Report:
     hops: int = 0
     effort: int = 0
     expected: float = 1.0
+    stages: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +131,15 @@ class Hits(Sequence[Hit]):
         return [hit.to_dict() for hit in self.hits]
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame`, one row a hit, metadata fields as columns named `metadata.<field>`."""
+        """A `pandas.DataFrame`, one row a hit; fields and scores as columns `metadata.<field>`, `scores.<leg>`."""
         from nearfield._optional import require
 
         pandas = require("pandas", extra="pandas", purpose="Hits.to_pandas()")
         rows = []
         for hit in self.hits:
             row = hit.to_dict()
-            row.update({f"metadata.{key}": value for key, value in row.pop("metadata").items()})
+            for group in ("metadata", "scores"):
+                row.update({f"{group}.{key}": value for key, value in row.pop(group).items()})
             rows.append(row)
         return pandas.DataFrame(rows, columns=None if rows else ["id", "score", "distance", "document"])
 
