@@ -32,7 +32,7 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         "rerank",
         frozenset({"store", "maintenance", "schema", "segments", "transaction"}),
     ],
-    "face": ["index", "inputs", "live", "encoding", "searching", "collection", "database"],
+    "face": ["index", "sparse", "inputs", "live", "encoding", "searching", "collection", "database"],
     "uses": ["rag", "evaluate", "plot", "topics"],
     "doors": ["cli", "server", "client", "cluster", "integrations", "compat"],
 }

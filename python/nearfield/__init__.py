@@ -1,7 +1,6 @@
 """nearfield: an embedded vector search engine.
 
-`nf.open(path)` opens a database of collections; `nf.Index(dimension)` is the engine alone. Names are loaded when
-first used, so that `import nearfield` costs a few milliseconds and needs nothing but NumPy.
+`nf.open(path)` opens a database, `nf.Index(dimension)` is the engine alone. Names are loaded when first used.
 """
 
 from __future__ import annotations
@@ -16,15 +15,16 @@ if TYPE_CHECKING:
     from nearfield.database import open as open
     from nearfield.index import Index as Index
     from nearfield.index import build_info as build_info
+    from nearfield.sparse import SparseIndex as SparseIndex
     from nearfield.types import Hit as Hit
     from nearfield.types import Hits as Hits
     from nearfield.types import Record as Record
     from nearfield.types import Report as Report
 
 _HOMES = {"open": "database", "Database": "database", "Collection": "collection"}
-_HOMES |= {"Index": "index", "build_info": "index"}
+_HOMES |= {"Index": "index", "SparseIndex": "sparse", "build_info": "index"}
 _HOMES |= dict.fromkeys(("Hit", "Hits", "Record", "Report"), "types")
-__all__ = ["Collection", "Database", "Hit", "Hits", "Index", "Record", "Report", "build_info", "errors", "open"]
+__all__ = [*_HOMES, "errors"]
 __version__ = "0.1.0"
 
 

@@ -68,6 +68,7 @@ impl Ids {
     pub fn row(&self, id: i64) -> Option<u32> {
         let row = match &self.rows {
             Some(rows) => *rows.get(&id)?,
+            None if self.of_row.get(id as usize) == Some(&id) => id as u32, // most are numbered as their rows
             None => self.of_row.binary_search(&id).ok()? as u32,
         };
         self.live[row as usize].then_some(row)

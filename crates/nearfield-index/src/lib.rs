@@ -2,10 +2,12 @@
 //!
 //! * [`flat`] answers exactly: 8-bit codes say which rows could be among the best, and only those are read in full.
 //! * [`hnsw`] answers approximately, at a recall it has measured on its own rows: a walk through a graph of neighbours.
-//! * [`kind`] is the one face of all of them.
+//! * [`sparse`] answers exactly for texts (BM25, TF-IDF; the words are from [`text`]) and for sparse vectors.
+//! * [`kind`] is the one face of all that hold dense vectors.
 //! * [`ids`] maps the numbers users give to rows, [`pool`] runs the work, [`codec`] writes and reads files.
 
 mod allow;
+mod analysis;
 pub mod codec;
 mod error;
 pub mod flat;
@@ -14,9 +16,14 @@ mod hnsw_build;
 mod hnsw_file;
 mod ids;
 pub mod kind;
+mod maxscore;
 pub mod pool;
+mod postings;
 mod refine;
 mod scan;
+pub mod sparse;
+mod sparse_file;
+pub mod text;
 mod walk;
 
 pub use allow::Allow;
@@ -25,3 +32,4 @@ pub use flat::{Answers, Flat, Request};
 pub use hnsw::Hnsw;
 pub use kind::Kind;
 pub use nearfield_kernels::{Kernels, Level, Metric, dispatch, kernels};
+pub use sparse::Sparse;

@@ -27,7 +27,7 @@ const STRETCH_BYTES: usize = 1 << 20;
 const AHEAD: usize = 8;
 
 /// How often the calling thread looks whether it should stop.
-const PATIENCE: Duration = Duration::from_millis(50);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
 
 /// A row that may be among the best, and its dot product with the query's coarse code.
 #[derive(Clone, Copy, Debug)]

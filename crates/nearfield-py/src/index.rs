@@ -32,9 +32,18 @@ impl Index {
 
 /// What may be answered: ids, or a mask with a place for every id.
 #[derive(FromPyObject)]
-enum Allowed<'py> {
+pub(crate) enum Allowed<'py> {
     Mask(PyReadonlyArray1<'py, bool>),
     Ids(PyReadonlyArray1<'py, i64>),
+}
+
+impl Allowed<'_> {
+    pub(crate) fn get(&self) -> PyResult<Allow<'_>> {
+        Ok(match self {
+            Self::Mask(mask) => Allow::Mask(mask.as_slice()?),
+            Self::Ids(ids) => Allow::Ids(ids.as_slice()?),
+        })
+    }
 }
 
 #[pymethods]
@@ -130,11 +139,7 @@ impl Index {
     ) -> PyResult<Found<'py>> {
         let rows = (queries.ndim() > 1).then(|| queries.shape()[0]);
         let queries = queries.as_slice()?;
-        let allow = match &allow {
-            None => None,
-            Some(Allowed::Mask(mask)) => Some(Allow::Mask(mask.as_slice()?)),
-            Some(Allowed::Ids(ids)) => Some(Allow::Ids(ids.as_slice()?)),
-        };
+        let allow = allow.as_ref().map(Allowed::get).transpose()?;
         let signal = Mutex::new(None);
         let interrupt = || match Python::attach(|py| py.check_signals()) {
             Ok(()) => false,

@@ -1,6 +1,7 @@
 //! The Python binding, `nearfield._native`: plain values across, the GIL released, no logic.
 
 mod index;
+mod sparse;
 
 use nearfield_index::{Error, dispatch, kernels, pool};
 use pyo3::prelude::*;
@@ -49,6 +50,8 @@ fn default_threads() -> usize {
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<index::Index>()?;
+    module.add_class::<sparse::SparseIndex>()?;
+    module.add_function(wrap_pyfunction!(sparse::languages, module)?)?;
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
     module.add_function(wrap_pyfunction!(default_threads, module)?)
 }
