@@ -22,7 +22,7 @@ CRATES = ROOT / "crates"
 # From the ground up. A module imports from rows above its own, and inside a row from modules to its left, except
 # that the rows named in APART hold rooms which never know each other. A set is one room in several files.
 LAYERS: dict[str, list[str | frozenset[str]]] = {
-    "ground": ["errors", "_optional", "types", "_native"],
+    "ground": ["errors", "_optional", "types", "remote", "_native"],
     "parts": [
         "filters",
         "embed",

@@ -7,6 +7,10 @@ NearfieldError
 ├── NotFound            (LookupError)   no such id, collection, file or model
 ├── MissingExtra        (ImportError)   an optional dependency is not installed
 ├── Closed              (RuntimeError)  the handle was closed
+├── RemoteError         (ConnectionError) a service on the network did not do what was asked
+│   ├── Unauthorized                    it does not accept the key, or there is none
+│   ├── RateLimited                     it still wants fewer requests after all retries
+│   └── Unreachable                     no answer: host, network or time
 └── StorageError        (OSError)       the disk or the files on it
     ├── NotADatabase                    the path holds something else
     ├── FormatTooNew                    written by a later nearfield
@@ -47,6 +51,26 @@ class MissingExtra(NearfieldError, ImportError):
 
 class Closed(NearfieldError, RuntimeError):
     """The database handle was closed."""
+
+
+class RemoteError(NearfieldError, ConnectionError):
+    """A service on the network did not do what was asked. `status` is its HTTP status, if it gave one."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Unauthorized(RemoteError):
+    """The service does not accept the key, or there is no key to send."""
+
+
+class RateLimited(RemoteError):
+    """The service still wanted fewer requests after all retries, or a longer pause than was allowed."""
+
+
+class Unreachable(RemoteError):
+    """There was no answer: the host is not found or refuses, the connection was cut, or time ran out."""
 
 
 class StorageError(NearfieldError, OSError):

@@ -1,8 +1,10 @@
 """Embedders: what turns texts into vectors.
 
-`LocalEmbedder` runs a BERT-family sentence encoder on this machine without torch; `SentenceTransformerEmbedder` runs
-any sentence-transformers model; `FunctionEmbedder` wraps a function of yours; anything with the five members of
-`Embedder` is one. Only `resolve` decides which of them a word such as "default" means.
+On this machine: `LocalEmbedder` (BERT-family encoders without torch), `SentenceTransformerEmbedder` (any
+sentence-transformers model), `FastEmbedEmbedder`, `Model2VecEmbedder`, `ClipEmbedder` (pictures), `FunctionEmbedder`
+(a function of yours). Over the network: `OpenAIEmbedder` (and every server that speaks its format), `GoogleEmbedder`,
+`CohereEmbedder`, `OllamaEmbedder`. Anything with the five members of `Embedder` is one. Only `resolve` decides which of
+them a word such as "default" or "openai:text-embedding-3-small" means.
 """
 
 from __future__ import annotations
@@ -15,21 +17,52 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checka
 from weakref import WeakValueDictionary
 
 from nearfield.errors import InvalidInput
+from nearfield.remote import split_address
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
+    from nearfield.embed.cache import CacheWarning as CacheWarning
+    from nearfield.embed.clip import ClipEmbedder as ClipEmbedder
+    from nearfield.embed.clip import find_pictures as find_pictures
+    from nearfield.embed.cohere import CohereEmbedder as CohereEmbedder
+    from nearfield.embed.fastembed import FastEmbedEmbedder as FastEmbedEmbedder
     from nearfield.embed.function import FunctionEmbedder as FunctionEmbedder
+    from nearfield.embed.google import GoogleEmbedder as GoogleEmbedder
     from nearfield.embed.local import LocalEmbedder as LocalEmbedder
+    from nearfield.embed.model2vec import Model2VecEmbedder as Model2VecEmbedder
+    from nearfield.embed.ollama import OllamaEmbedder as OllamaEmbedder
+    from nearfield.embed.openai import OpenAIEmbedder as OpenAIEmbedder
+    from nearfield.embed.remote import RemoteOptions as RemoteOptions
     from nearfield.embed.sentence_transformers import SentenceTransformerEmbedder as SentenceTransformerEmbedder
     from nearfield.embed.texts import TruncationWarning as TruncationWarning
 
 _HOMES = {
+    "CacheWarning": "cache",
+    "ClipEmbedder": "clip",
+    "CohereEmbedder": "cohere",
+    "FastEmbedEmbedder": "fastembed",
     "FunctionEmbedder": "function",
+    "GoogleEmbedder": "google",
     "LocalEmbedder": "local",
+    "Model2VecEmbedder": "model2vec",
+    "OllamaEmbedder": "ollama",
+    "OpenAIEmbedder": "openai",
+    "RemoteOptions": "remote",
     "SentenceTransformerEmbedder": "sentence_transformers",
     "TruncationWarning": "texts",
+    "find_pictures": "clip",
+}
+_SCHEMES = {  # the word before the colon of a spec such as "openai:text-embedding-3-small"
+    "openai": "OpenAIEmbedder",
+    "google": "GoogleEmbedder",
+    "cohere": "CohereEmbedder",
+    "ollama": "OllamaEmbedder",
+    "fastembed": "FastEmbedEmbedder",
+    "model2vec": "Model2VecEmbedder",
+    "sentence-transformers": "SentenceTransformerEmbedder",
+    "clip": "ClipEmbedder",
 }
 __all__ = ["Embedder", "EmbedderLike", "resolve", *_HOMES]
 
@@ -69,6 +102,9 @@ def resolve(spec: EmbedderLike) -> Embedder:
     Args:
         spec: one of
             - "default": `LocalEmbedder()`, all-MiniLM-L6-v2, from files that are already on this machine;
+            - "openai:<model>", "google:", "cohere:", "ollama:", "fastembed:", "model2vec:", "sentence-transformers:" or
+              "clip:" and a model: that embedder with its usual settings; "openai:<model>@http://localhost:8000/v1" is
+              any server that speaks OpenAI's format, and "ollama:<model>@<address>" one on another machine;
             - a model's name or folder: `LocalEmbedder(spec)`, which may download a model that is not here yet;
             - an `Embedder`: itself;
             - a function from a list of texts to an array (n, dimension): `FunctionEmbedder(spec)`.
@@ -76,7 +112,8 @@ def resolve(spec: EmbedderLike) -> Embedder:
     Raises:
         InvalidInput: `spec` is none of these, or the model is not of the BERT family.
         NotFound: there is no such model.
-        MissingExtra: a package that runs local models is not installed.
+        MissingExtra: a package that this embedder needs is not installed.
+        Unauthorized: a remote embedder has no key.
 
     Example:
         >>> from nearfield.embed import resolve
@@ -89,10 +126,7 @@ def resolve(spec: EmbedderLike) -> Embedder:
         key = (os.fspath(spec), os.environ.get("NEARFIELD_MODELS"))
         embedder = _shared.get(key)
         if embedder is None:
-            from nearfield.embed.local import LocalEmbedder
-
-            named = Path(spec) if isinstance(spec, os.PathLike) else spec
-            embedder = _shared[key] = LocalEmbedder() if spec == "default" else LocalEmbedder(named)
+            embedder = _shared[key] = _named(spec)
         return cast("Embedder", embedder)
     # Not isinstance(spec, Embedder): it reads the properties, and reading a dimension may cost a call.
     if not isinstance(spec, type) and all(
@@ -113,6 +147,21 @@ def resolve(spec: EmbedderLike) -> Embedder:
         f"embedder: got {type(spec).__name__} {spec!r:.80}; give 'default', a model's name or folder, "
         "an embedder, or a function from a list of texts to an array"
     )
+
+
+def _named(spec: str | os.PathLike[str]) -> Any:
+    scheme, colon, model = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if colon and scheme in _SCHEMES:
+        if not model:
+            raise InvalidInput(f"embedder: got {spec!r}; name a model behind the colon")
+        make = __getattr__(_SCHEMES[scheme])
+        model, address = split_address(model)
+        return make(model) if address is None else make(model, base_url=address)
+    from nearfield.embed.local import LocalEmbedder
+
+    if spec == "default":
+        return LocalEmbedder()
+    return LocalEmbedder(Path(spec) if isinstance(spec, os.PathLike) else spec)
 
 
 def __getattr__(name: str) -> Any:

@@ -39,13 +39,14 @@ def check_texts(texts: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def progress(total: int, shown: bool | None) -> Iterator[Callable[[int], None]]:
+def progress(total: int, shown: bool | None, note: Callable[[], str] | None = None) -> Iterator[Callable[[int], None]]:
     """Give a function that is told how many more texts are done, and shows it on stderr.
 
     Args:
         total: the number of texts.
         shown: True: at once; False: never; None: once the work has taken a while, if stderr is a terminal and the
             package rich is installed.
+        note: asked at each step for what else there is to say: what it has cost so far.
 
     Raises:
         MissingExtra: `shown` is True and rich is not installed.
@@ -59,14 +60,14 @@ def progress(total: int, shown: bool | None) -> Iterator[Callable[[int], None]]:
         yield lambda _done: None
         return
     rich = require("rich.progress", extra="cli", purpose="A progress bar")
-    columns = [*rich.Progress.get_default_columns(), rich.MofNCompleteColumn()]
+    columns = [*rich.Progress.get_default_columns(), rich.MofNCompleteColumn(), rich.TextColumn("{task.fields[note]}")]
     bar = rich.Progress(*columns, console=require("rich.console", extra="cli", purpose="").Console(stderr=True))
-    task = bar.add_task("embedding", total=total)
+    task = bar.add_task("embedding", total=total, note="")
     begun, started = time.monotonic(), False
 
     def advance(done: int) -> None:
         nonlocal started
-        bar.advance(task, done)
+        bar.update(task, advance=done, note=note() if note else "")
         if not started and time.monotonic() - begun >= patience:
             bar.start()
             started = True
