@@ -334,8 +334,10 @@ class Service:
         with self._lock:
             if self._client is None or self._client[0] != os.getpid():  # a fork must not share connections
                 httpx = require("httpx", extra="remote", purpose=f"Talking to {self.name}")
-                # A proxy from the environment is for the world outside, not for this machine.
-                client = httpx.Client(timeout=self.timeout, trust_env=not self._local)
+                # A proxy from the environment is for the world outside, not for this machine. Without TLS there is
+                # nothing to verify, and reading the certificates would cost most of the first request.
+                secure = self.base_url.startswith("https:")
+                client = httpx.Client(timeout=self.timeout, trust_env=not self._local, verify=secure)
                 weakref.finalize(self, client.close)
                 self._client = (os.getpid(), client)
             return self._client[1]
