@@ -44,7 +44,8 @@ def commands(page: Path) -> Iterator[list[str]]:
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to run documentation in, with the texts it speaks of."""
-    shutil.copytree(ROOT / "examples" / "corpus", tmp_path / "examples" / "corpus")
+    for name in ("corpus", "judged"):
+        shutil.copytree(ROOT / "examples" / name, tmp_path / "examples" / name)
     monkeypatch.chdir(tmp_path)
     with nf.open("filled.nf") as db:  # for scripts that are given a database and a collection
         db.collection("vectors", embedder=None).add(embeddings=[[1.0, 2.0], [3.0, 4.0]])

@@ -41,12 +41,12 @@ class Judged(NamedTuple):
         return len(todo)
 
 
-def load_judged(folder: str | os.PathLike[str], split: str = "test") -> Judged:
+def load_judged(folder: str | os.PathLike[str], split: str = "test", *, corpus: bool = True) -> Judged:
     """Read a BEIR folder: corpus.jsonl, queries.jsonl, and qrels/<split>.tsv (or qrels.tsv).
 
     A line of the first two is an object with `_id` (or `id`), `text`, and perhaps a `title`, which goes before the
     text. A line of qrels has query id, document id and grade (or, as TREC writes it, four columns, of which the second
-    is not used); a header is passed over. Only judged queries are kept.
+    is not used); a header is passed over. Only judged queries are kept. With corpus=False the documents are not read.
 
     Raises:
         NotFound: a file is not there. InvalidInput: a line is not as it should be; it is named.
@@ -71,7 +71,8 @@ def load_judged(folder: str | os.PathLike[str], split: str = "test") -> Judged:
             raise InvalidInput(f"{place}: {line!r:.80} is not a query id, a document id and a grade") from None
         qrels.setdefault(query, {})[document] = grade
     documents = {
-        id: f"{entry.get('title') or ''} {text}".strip() for id, text, entry in _entries(root / "corpus.jsonl")
+        id: f"{entry.get('title') or ''} {text}".strip()
+        for id, text, entry in (_entries(root / "corpus.jsonl") if corpus else ())
     }
     queries = {id: text for id, text, _ in _entries(root / "queries.jsonl") if id in qrels and text.strip()}
     return Judged(root.resolve().name, documents, queries, qrels)
