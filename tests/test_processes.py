@@ -373,6 +373,24 @@ def test_sixteen_threads_share_one_handle(tmp_path: Path, path: str | None) -> N
         equals_brute_force(collection)
 
 
+def test_searches_on_one_handle_run_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits within the index until all the others are there too."""
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        add(collection, ["a", "b"])
+        collection.search(vector("a"), k=1)
+        together = threading.Barrier(16)
+        search = nf.Index.search
+
+        def waiting(*arguments: Any, **options: Any) -> Any:
+            together.wait(30)
+            return search(*arguments, **options)
+
+        monkeypatch.setattr(nf.Index, "search", waiting)
+        with ThreadPoolExecutor(16) as pool:
+            assert list(pool.map(lambda _: collection.search(vector("a"), k=1).ids, range(16))) == [["a"]] * 16
+
+
 # -- everything at once ----------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
-from nearfield import filters, inputs
+from nearfield import compaction, filters, inputs
 from nearfield.encoding import Encoder
 from nearfield.errors import AlreadyExists, EmbedderMismatch, InvalidInput, NotFound
 from nearfield.live import LiveIndex
@@ -182,6 +182,8 @@ class Collection:
                 transaction.bury(state, [rows[at] for at in moved])
                 _, ids_, metadatas_, documents_ = zip(*(new[at] for at in moved), strict=True)
                 transaction.append(state, ids_, documents_, metadatas_, vectors)
+            state = transaction.state(self._id, self._name)
+        compaction.compact_if_due(self._store, state)
 
     def delete(self, ids: str | Iterable[str] | None = None, *, where: Where | None = None) -> int:
         """Remove records by id, or all that match `where`, or (both given) those of the ids that match.
@@ -207,7 +209,27 @@ class Collection:
             assert rows is not None
             if len(rows):
                 transaction.bury(state, rows.tolist())
+            state = transaction.state(self._id, self._name)
+        compaction.compact_if_due(self._store, state)
         return len(rows)
+
+    def compact(self) -> bool:
+        """Rewrite the collection without what was deleted or replaced, and give its room on the disk back.
+
+        Others read and write meanwhile; the order of the records and all answers stay the same. While it works it needs
+        little memory, and room on the disk for a second copy. Killed at any moment, it has done nothing.
+
+        It begins by itself, in the background, after a write that leaves more rows dead than alive, 10,000 at least;
+        closing the database ends it early. Programs that run for moments only had better call this now and then.
+
+        Returns:
+            False when there was nothing to gain.
+
+        Raises:
+            Locked: another process is compacting or repairing this database, and has been for 30 seconds.
+            Corrupt: the collection is damaged; it was left as it is.
+        """
+        return compaction.compact(self._store, self._id, self._name)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -412,6 +434,8 @@ class Collection:
                 transaction.bury(state, list(old.values()))
             json_fields = ["{}"] * count if fields is None else [field or "{}" for field in fields]
             transaction.append(state, names, texts or [None] * count, json_fields, vectors)
+            state = transaction.state(self._id, self._name)
+        compaction.compact_if_due(self._store, state)
         return names
 
     def _settled(self, transaction: Transaction, vectors: NDArray[np.float32], identity: str | None) -> State:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from nearfield import inputs
+from nearfield import compaction, inputs
 from nearfield.collection import Collection
 from nearfield.errors import InvalidInput, NotFound
 from nearfield.live import LiveIndex
@@ -48,6 +48,7 @@ class Database:
             raise InvalidInput(f"path must be a path or None, got {path!r} ({type(path).__name__})")
         self._store = Store(None if path is None else Path(os.fspath(path)).absolute(), durability)
         self._live: dict[int, LiveIndex] = {}
+        compaction.tidy_if_left(self._store)
 
     @property
     def path(self) -> Path | None:
@@ -125,9 +126,14 @@ class Database:
             if state is None or state.name != name:
                 there = ", ".join(map(repr, transaction.names())) or "none"
                 raise NotFound(f"there is no collection {name!r}; there are: {there}")
-            transaction.drop(state.id)
+            transaction.drop(state)
         self._live.pop(state.origin or 0, None)
-        self._store.remove_orphans()
+        compaction.tidy(self._store)
+
+    def compact(self) -> None:
+        """Give the disk back what deleted and replaced records took: `Collection.compact` for each collection."""
+        for name in self.collections():
+            self.collection(name, embedder=None).compact()
 
     def close(self) -> None:
         """Close the files; handles to collections are of no more use. May be called twice."""

@@ -142,8 +142,8 @@ def version(connection: sqlite3.Connection, path: Path | None) -> int:
 
 def create(connection: sqlite3.Connection, path: Path | None) -> None:
     """Make the tables, unless another process was faster."""
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts only before the first page is written
     if path is not None:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts only before the first page is written
         _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:

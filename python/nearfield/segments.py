@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 VECTORS = "vectors"
 INDEXES = "indexes"
 _TEMPORARY = ".tmp"
+_CHUNK = 1 << 24  # bytes that are checked at once
 
 
 class Segment(NamedTuple):
@@ -34,6 +35,22 @@ class Segment(NamedTuple):
     rows: int
     dtype: str
     crc32: int
+
+    def checked(self, dimension: int, known: set[tuple[Path, int]]) -> NDArray[Any]:
+        """As `open`; when the file is not among those `known` to be good, it is read through first.
+
+        Raises:
+            Corrupt: also when its bytes are not those that were written.
+        """
+        vectors = self.open(dimension)
+        if (self.path, self.crc32) not in known:
+            crc, step = 0, max(1, _CHUNK // (4 * dimension))
+            for at in range(0, self.rows, step):
+                crc = zlib.crc32(vectors[at : at + step].data, crc)
+            if crc != self.crc32:
+                raise Corrupt(f"the bytes of {self.path} are not those that were written; restore it from a backup")
+            known.add((self.path, self.crc32))
+        return vectors
 
     def open(self, dimension: int) -> NDArray[Any]:
         """The vectors, memory-mapped: shape (rows, dimension).
@@ -55,33 +72,77 @@ class Segment(NamedTuple):
         return vectors
 
 
-def write(folder: Path, number: int, parts: Sequence[NDArray[np.float32]]) -> tuple[Path, int]:
-    """Write `parts` (each (n, d) float32), one after the other, as segment `number`; return its path and CRC-32.
+class SegmentFile:
+    """A segment being written. It has its name when `finish` returns; before that, `abandon` leaves nothing of it."""
+
+    def __init__(self, folder: Path, dimension: int) -> None:
+        make_folder(folder)
+        self.number = next_number(folder)
+        self.rows = 0
+        self.crc32 = 0
+        self.path = folder / file_name(self.number)
+        self._dimension = dimension
+        self._temporary = self.path.with_name(self.path.name + _TEMPORARY)
+        self._file = self._temporary.open("xb")
+        self._written(self._header)
+
+    def append(self, vectors: NDArray[np.float32]) -> None:
+        """Add vectors, (n, dimension) float32."""
+        if len(vectors):
+            data = np.ascontiguousarray(vectors, dtype="<f4").data.cast("B")
+            self.crc32 = zlib.crc32(data, self.crc32)
+            self.rows += len(vectors)
+            self._written(lambda: self._file.write(data))
+
+    def sync(self) -> None:
+        """Put what was written so far on the disk: then less is left to do when others wait."""
+        self._file.flush()
+        sync(self._file.fileno())
+
+    def finish(self) -> Path:
+        """Put the file and its name on the disk; returns its path. When this raises, no file is left."""
+        try:
+            self._file.seek(0)
+            self._header()
+            self.sync()
+            self._file.close()
+            self._temporary.replace(self.path)
+            sync_folder(self.path.parent)
+        except BaseException:
+            self.abandon()
+            raise
+        return self.path
+
+    def abandon(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+        for leftover in (self._temporary, self.path):
+            with suppress(OSError):
+                leftover.unlink()
+
+    def _header(self) -> None:
+        # NumPy leaves room for the number of rows to grow: the header keeps its length.
+        shape = (self.rows, self._dimension)
+        np.lib.format.write_array_header_1_0(self._file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+    def _written(self, work: Callable[[], Any]) -> None:
+        try:
+            work()
+        except BaseException:
+            self.abandon()
+            raise
+
+
+def write(folder: Path, parts: Sequence[NDArray[np.float32]]) -> SegmentFile:
+    """Write `parts` (each (n, d) float32), one after the other, as a new segment.
 
     When this returns, the file and its name are on the disk. When it raises, no file is left.
     """
-    make_folder(folder)
-    path = folder / file_name(number)
-    temporary = path.with_name(path.name + _TEMPORARY)
-    header = {"descr": "<f4", "fortran_order": False, "shape": (sum(map(len, parts)), parts[0].shape[1])}
-    crc = 0
-    try:
-        with temporary.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for part in filter(len, parts):
-                data = np.ascontiguousarray(part, dtype="<f4").data.cast("B")
-                crc = zlib.crc32(data, crc)
-                file.write(data)
-            file.flush()
-            sync(file.fileno())
-        temporary.replace(path)
-        sync_folder(folder)
-    except BaseException:
-        for leftover in (temporary, path):
-            with suppress(OSError):
-                leftover.unlink()
-        raise
-    return path, crc
+    file = SegmentFile(folder, parts[0].shape[1])
+    for part in parts:
+        file.append(part)
+    file.finish()
+    return file
 
 
 def put(path: Path, write: Callable[[Path], None]) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from nearfield.schema import CATALOG, Durability, translated
 from nearfield.transaction import Generation, State, Transaction
 
 _MAGIC = b"SQLite format 3\0"
+_REST = 30.0  # seconds between the starts of two threads in the background
 _IDLE = 16  # connections that are kept for the next reader
 
 
@@ -46,6 +48,9 @@ class Store:
         self._pool = threading.Condition(threading.RLock())
         self._reading: Counter[int] = Counter()  # how many connections each thread has
         self._forking = False
+        self._thread: threading.Thread | None = None
+        self._rest = 0.0  # when the next one may start
+        self._known: set[tuple[Path, int]] = set()  # segments that were read through, and are good
         self._maintenance = None if path is None else MaintenanceLock(path)
         with translated(path, "opening"):
             if path is None:
@@ -62,6 +67,16 @@ class Store:
         """True when the folder can be read but not written."""
         return self._mode != "rwc"
 
+    def check_writable(self) -> None:
+        """
+        Raises:
+            ReadOnly: the folder can be read but not written.
+        """
+        if self.read_only:
+            raise ReadOnly(
+                f"{self.path} cannot be written; check its owner and mode, or copy it to a folder of your own"
+            )
+
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
         """A consistent view of everything acknowledged so far, by any process.
@@ -73,7 +88,7 @@ class Store:
         with translated(self.path, "reading"), self._connection() as connection:
             connection.execute("BEGIN")
             try:
-                yield Transaction(connection, self.path)
+                yield Transaction(connection, self.path, self._known)
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -90,15 +105,12 @@ class Store:
         """
         with self._write_lock, translated(self.path, "writing to"):
             self._check_open()
-            if self.read_only:
-                raise ReadOnly(
-                    f"{self.path} cannot be written; check its owner and mode, or copy it to a folder of your own"
-                )
+            self.check_writable()
             if self._writer is None:
                 self._writer = self._connect()
             self._writer.execute(f"PRAGMA busy_timeout = {int(1000 * schema.TIMEOUT) if wait else 0}")
             self._writer.execute("BEGIN IMMEDIATE")
-            transaction = Transaction(self._writer, self.path)
+            transaction = Transaction(self._writer, self.path, self._known)
             committing = False
             try:
                 yield transaction
@@ -196,12 +208,32 @@ class Store:
                 with self.writing(wait=False) as transaction:
                     segments.remove(self.path, unseen & set(segments.orphans(self.path, transaction.files)))
 
+    def in_background(self, work: Callable[[], None]) -> None:
+        """Run `work` in a thread, unless one is running or has just run. Closing the store waits for it."""
+        with self._pool:
+            now = time.monotonic()
+            if self.path is None or self._closed or self._busy() or now < self._rest:
+                return
+            self._rest = now + _REST
+            self._thread = threading.Thread(target=work, name="nearfield maintenance", daemon=True)
+            self._thread.start()
+
+    def _busy(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def shrink(self) -> None:
+        """Cut the catalog's files to what is in them, as far as readers let it."""
+        if self.path is not None:
+            self._checkpoint("TRUNCATE")
+
     def close(self) -> None:
         """Close the files, once other threads have done with them. May be called twice."""
         with self._write_lock, self._pool:
             self._closed = True
             self._quiet()
             self._disconnect()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()  # it finds the store closed
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
@@ -260,12 +292,12 @@ class Store:
         self._idle.clear()
         self._writer = None
 
-    def _checkpoint(self) -> bool:
+    def _checkpoint(self, mode: Literal["FULL", "TRUNCATE"] = "FULL") -> bool:
         """Move the WAL into the catalog as far as readers let it; True when that was all of it."""
         with self._connection() as connection:
             connection.execute("PRAGMA busy_timeout = 0")
             try:
-                busy, wal, moved = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+                busy, wal, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             except sqlite3.OperationalError:  # the catalog is being written
                 return False
             finally:

@@ -13,14 +13,16 @@ import numpy as np
 
 from nearfield import segments
 from nearfield.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
-from nearfield.segments import Segment
+from nearfield.segments import Segment, SegmentFile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEAL_ROWS = 4096  # so many unsealed vectors become a segment
+HIDDEN = "~"  # in the name of an entry that is no collection, after the name of its folders
 MAX_ROWS = 2**32  # rows are u32
 _CHUNK = 1 << 24  # bytes of vectors handed on at once
+_RECORD = "key & 4294967295, id, metadata, document, crc32"
 
 
 class State(NamedTuple):
@@ -67,9 +69,12 @@ class Generation(NamedTuple):
 class Transaction:
     """An open transaction: begun, and ended, by `Store.reading()` or `Store.writing()`."""
 
-    def __init__(self, connection: sqlite3.Connection, root: Path | None) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, root: Path | None, known: set[tuple[Path, int]] | None = None
+    ) -> None:
         self._sql = connection
         self._root = root
+        self._known = set() if known is None else known  # segments that were read through, and are good
         self.fresh: list[Path] = []  # segments written by this transaction: to be removed if it fails
 
     # -- collections ------------------------------------------------------------------------------------------------
@@ -120,13 +125,9 @@ class Transaction:
             raise Corrupt(f"the catalog's entry of collection {state.name!r} is damaged; restore it from a backup")
         return state
 
-    def drop(self, collection: int) -> None:
-        """Remove a collection. Its segments become orphans: the caller removes them once this is committed."""
-        for table in ("records", "unsealed"):
-            self._sql.execute(f"DELETE FROM {table} WHERE key >= ? AND key < ?", _range(collection))
-        for table in ("segments", "dead_rows", "generations"):
-            self._sql.execute(f"DELETE FROM {table} WHERE collection = ?", (collection,))
-        self._sql.execute("DELETE FROM collections WHERE id = ?", (collection,))
+    def drop(self, state: State) -> None:
+        """Make a collection an entry that is none; `emptied` does the rest."""
+        self.settle(state.id, origin=None, name=f"{state.name}{HIDDEN}{state.id}")
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -162,15 +163,13 @@ class Transaction:
         """
         base = collection << 32
         found = self._sql.execute(
-            "SELECT key & 4294967295, id, metadata, document, crc32 FROM records "
-            "WHERE key IN (SELECT value FROM json_each(?))",
+            f"SELECT {_RECORD} FROM records WHERE key IN (SELECT value FROM json_each(?))",
             (json.dumps([base | int(row) for row in rows]),),
         )
         records = {}
-        for row, id, metadata, document, crc in found:
-            if crc != checksum(row, id, metadata, document):
-                raise Corrupt(f"the record {id!r} is damaged: its checksum is wrong; restore it from a backup")
-            records[row] = Stored(row, id, metadata, document if documents else None)
+        for line in found:
+            record = _verified(line)
+            records[record.row] = record if documents else record._replace(document=None)
         return records
 
     def dead_rows(self, collection: int, after: int) -> NDArray[np.int64]:
@@ -189,7 +188,7 @@ class Transaction:
     def segments(self, state: State) -> list[Segment]:
         if self._root is None:
             return []
-        folder = self._folder(state.name)
+        folder = self.folder(state.name)
         found = self._sql.execute(
             "SELECT number, first_row, rows, dtype, crc32 FROM segments WHERE collection = ? ORDER BY first_row",
             (state.id,),
@@ -210,7 +209,7 @@ class Transaction:
             "SELECT name, kind, number FROM generations JOIN collections ON collections.id = generations.collection"
         )
         return [
-            self._folder(name) / segments.file_name(number)
+            self.folder(name) / segments.file_name(number)
             if kind is None
             else self.index_folder(name) / segments.index_name(kind, number)
             for name, kind, number in found
@@ -220,7 +219,7 @@ class Transaction:
         """All vectors from `first_row` on, dead rows too: (row of the first, (n, dimension) float32), in pieces.
 
         Raises:
-            Corrupt: a file is missing, or its bytes are not those that were written (checked when it is read whole).
+            Corrupt: a file is missing, or its bytes are not those that were written.
         """
         if state.dimension is None:
             return
@@ -229,14 +228,9 @@ class Transaction:
             end = segment.first_row + segment.rows
             if end <= first_row:
                 continue
-            vectors = segment.open(state.dimension)
-            start, crc = max(first_row - segment.first_row, 0), 0
-            for at in range(start, segment.rows, step):
-                piece = vectors[at : at + step]
-                crc = zlib.crc32(piece.data, crc)
-                yield segment.first_row + at, np.asarray(piece, dtype=np.float32)
-            if start == 0 and crc != segment.crc32:
-                raise Corrupt(f"the bytes of {segment.path} are not those that were written; restore it from a backup")
+            vectors = segment.checked(state.dimension, self._known)
+            for at in range(max(first_row - segment.first_row, 0), segment.rows, step):
+                yield segment.first_row + at, np.asarray(vectors[at : at + step], dtype=np.float32)
             first_row = end
         found = self._sql.execute(
             "SELECT key & 4294967295, crc32, vector FROM unsealed WHERE key >= ? AND key < ? ORDER BY key",
@@ -257,7 +251,7 @@ class Transaction:
             sealed = segment.first_row + segment.rows
             here = np.flatnonzero((wanted >= segment.first_row) & (wanted < sealed))
             if len(here):
-                vectors[here] = segment.open(vectors.shape[1])[wanted[here] - segment.first_row]
+                vectors[here] = segment.checked(vectors.shape[1], self._known)[wanted[here] - segment.first_row]
         for at in np.flatnonzero(wanted >= sealed):
             found = self._sql.execute(
                 "SELECT key & 4294967295, crc32, vector FROM unsealed WHERE key = ?",
@@ -286,26 +280,19 @@ class Transaction:
             raise InvalidInput(
                 f"collection {state.name!r} has used {first} of {MAX_ROWS} rows; {count} more do not fit in it"
             )
-        keys = range(state.id << 32 | first, (state.id << 32 | first) + count)
         try:
-            sums = map(checksum, range(first, first + count), ids, metadatas, documents)
-            self._sql.executemany(
-                "INSERT INTO records (key, collection, id, crc32, metadata, document) VALUES (?, ?, ?, ?, ?, ?)",
-                zip(keys, [state.id] * count, ids, sums, metadatas, documents, strict=True),
-            )
+            self.add_records(state, first, ids, documents, metadatas)
         except sqlite3.IntegrityError:
             rows = self.rows_of(state.id, ids)
             taken = [id for id in ids if rows.get(id, first) < first]
             if not taken:
                 raise Corrupt(f"collection {state.name!r} has records in rows that it has not given yet") from None
             raise AlreadyExists(taken_message(state.name, taken)) from None
-        self._sql.execute(
-            "UPDATE collections SET next_row = next_row + ?, live = live + ? WHERE id = ?", (count, count, state.id)
-        )
         sealed = sum(segment.rows for segment in self.segments(state))
         if self._root is not None and first + count - sealed >= SEAL_ROWS:
             self._seal(state, sealed, vectors)
         else:
+            keys = range(state.id << 32 | first, (state.id << 32 | first) + count)
             blobs = [row.tobytes() for row in np.ascontiguousarray(vectors, dtype="<f4")]
             self._sql.executemany(
                 "INSERT INTO unsealed (key, crc32, vector) VALUES (?, ?, ?)",
@@ -340,20 +327,73 @@ class Transaction:
 
     def _seal(self, state: State, sealed: int, vectors: NDArray[np.float32]) -> None:
         """Write the unsealed vectors and the new ones as one segment, in place of their blobs."""
-        folder = self._folder(state.name)
+        folder = self.folder(state.name)
         tail = (state.id << 32 | sealed, (state.id + 1) << 32)
         blobs = self._sql.execute(
             "SELECT key & 4294967295, crc32, vector FROM unsealed WHERE key >= ? AND key < ? ORDER BY key", tail
         ).fetchall()
         before = _unpacked(state, blobs, range(sealed, sealed + len(blobs)))
-        number = segments.next_number(folder)
-        path, crc = segments.write(folder, number, [before, vectors])
-        self.fresh.append(path)
+        self.add_segment(state, segments.write(folder, [before, vectors]), sealed)
+        self._sql.execute("DELETE FROM unsealed WHERE key >= ? AND key < ?", tail)
+
+    def add_segment(self, state: State, file: SegmentFile, first_row: int) -> None:
+        """Register a finished segment."""
+        self.fresh.append(file.path)
+        self._known.add((file.path, file.crc32))
         self._sql.execute(
             "INSERT INTO segments (collection, number, first_row, rows, dtype, crc32) VALUES (?, ?, ?, ?, '<f4', ?)",
-            (state.id, number, sealed, len(blobs) + len(vectors), crc),
+            (state.id, file.number, first_row, file.rows, file.crc32),
         )
-        self._sql.execute("DELETE FROM unsealed WHERE key >= ? AND key < ?", tail)
+
+    # -- entries that are no collection: what was dropped, and copies that are not finished ---------------------------
+
+    def hidden(self) -> list[int]:
+        return [id for (id,) in self._sql.execute("SELECT id FROM collections WHERE origin IS NULL")]
+
+    def create_hidden(self, state: State) -> State:
+        """An entry for a copy of a collection: its files stand beside the collection's."""
+        (last,) = self._sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'collections'").fetchone()
+        name = f"{state.name}{HIDDEN}{last + 1}"
+        made = self.create(name, state.metric, state.dimension, state.embedder)
+        return self.settle(made.id, origin=None)
+
+    def take_over(self, state: State, copy: State) -> None:
+        """Put the copy in the place of the collection."""
+        self.drop(state)
+        self.settle(copy.id, origin=state.origin, name=state.name, dimension=state.dimension, embedder=state.embedder)
+
+    def emptied(self, collection: int, count: int) -> bool:
+        """Remove about `count` of what a hidden entry has, at last the entry; False when it is gone."""
+        for table in ("records", "unsealed"):
+            removed = self._sql.execute(
+                f"DELETE FROM {table} WHERE key IN (SELECT key FROM {table} WHERE key >= ? AND key < ? LIMIT ?)",
+                (*_range(collection), count),
+            )
+            if removed.rowcount:
+                return True
+        for table in ("segments", "dead_rows", "generations"):
+            self._sql.execute(f"DELETE FROM {table} WHERE collection = ?", (collection,))
+        self._sql.execute("DELETE FROM collections WHERE id = ?", (collection,))
+        return False
+
+    def piece(self, state: State, first_row: int, count: int, size: int) -> list[Stored]:
+        """The next living records from `first_row` on: at most `count`, and none after the first `size` characters."""
+        found = self._sql.execute(
+            f"SELECT {_RECORD} FROM records WHERE key >= ? AND key < ? ORDER BY key LIMIT ?",
+            (state.id << 32 | first_row, (state.id + 1) << 32, count),
+        )
+        records: list[Stored] = []
+        for line in found:
+            records.append(_verified(line))
+            size -= len(records[-1].document or "") + len(records[-1].metadata)
+            if size < 0:
+                break
+        return records
+
+    def vacuumed(self, pages: int) -> int:
+        """Give so many free pages of the catalog back; returns how many are left."""
+        self._sql.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()  # it works while it is read
+        return int(self._sql.execute("PRAGMA freelist_count").fetchone()[0])
 
     # -- generations of derived indexes -------------------------------------------------------------------------------
 
@@ -386,7 +426,27 @@ class Transaction:
 
     def index_folder(self, name: str) -> Path:
         assert self._root is not None
-        return self._root / segments.INDEXES / name
+        return self._root / segments.INDEXES / name.partition(HIDDEN)[0]
+
+    def add_records(
+        self,
+        state: State,
+        first: int,
+        ids: Sequence[str],
+        documents: Sequence[str | None],
+        metadatas: Sequence[str],
+    ) -> None:
+        """Store records in the rows from `first` on, which are the next, without their vectors."""
+        count = len(ids)
+        keys = range(state.id << 32 | first, (state.id << 32 | first) + count)
+        sums = map(checksum, range(first, first + count), ids, metadatas, documents)
+        self._sql.executemany(
+            "INSERT INTO records (key, collection, id, crc32, metadata, document) VALUES (?, ?, ?, ?, ?, ?)",
+            zip(keys, [state.id] * count, ids, sums, metadatas, documents, strict=True),
+        )
+        self._sql.execute(
+            "UPDATE collections SET next_row = next_row + ?, live = live + ? WHERE id = ?", (count, count, state.id)
+        )
 
     def _next_row(self, state: State) -> int:
         return int(self._sql.execute("SELECT next_row FROM collections WHERE id = ?", (state.id,)).fetchone()[0])
@@ -394,9 +454,16 @@ class Transaction:
     def _seq(self, state: State) -> int:
         return int(self._sql.execute("SELECT seq FROM collections WHERE id = ?", (state.id,)).fetchone()[0])
 
-    def _folder(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
         assert self._root is not None
-        return self._root / segments.VECTORS / name
+        return self._root / segments.VECTORS / name.partition(HIDDEN)[0]
+
+
+def _verified(line: tuple[int, str, str, str | None, int]) -> Stored:
+    *record, crc = line
+    if crc != checksum(*record):  # type: ignore[arg-type]  # SQLite gives what was stored, whatever that is
+        raise Corrupt(f"the record {line[1]!r} is damaged: its checksum is wrong; restore it from a backup")
+    return Stored(*record)  # type: ignore[arg-type]
 
 
 def checksum(row: int, id: str, metadata: str, document: str | None) -> int:
