@@ -30,7 +30,7 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         "load",
         "fuse",
         "rerank",
-        frozenset({"store", "compaction", "maintenance", "schema", "segments", "transaction"}),
+        frozenset({"store", "catalog", "compaction", "maintenance", "schema", "segments", "transaction"}),
     ],
     "face": ["index", "sparse", "inputs", "live", "encoding", "searching", "collection", "database"],
     "uses": ["rag", "evaluate", "plot", "topics"],

@@ -6,47 +6,23 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from nearfield import segments
-from nearfield.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
-from nearfield.segments import Segment, SegmentFile
+from nearfield.catalog import Catalog, Generation, State
+from nearfield.errors import AlreadyExists, Corrupt, InvalidInput
+
+__all__ = ["MAX_ROWS", "SEAL_ROWS", "Generation", "State", "Stored", "Transaction"]
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEAL_ROWS = 4096  # so many unsealed vectors become a segment
-HIDDEN = "~"  # in the name of an entry that is no collection, after the name of its folders
 MAX_ROWS = 2**32  # rows are u32
 _CHUNK = 1 << 24  # bytes of vectors handed on at once
 _RECORD = "key & 4294967295, id, metadata, document, crc32"
-
-
-class State(NamedTuple):
-    """A row of the table `collections`, as this transaction sees it.
-
-    `id` numbers the space of its rows: keys are `id << 32 | row`. Compaction moves a collection into a new space, with
-    a new id and new rows, so whoever keeps rows compares the id too. `origin` stays: handles know a collection by it.
-    """
-
-    id: int
-    origin: int | None
-    name: str
-    metric: str
-    dimension: int | None
-    embedder: str | None
-    next_row: int
-    live: int
-    seq: int
-    crc32: int
-
-    def checksum(self) -> int:
-        """CRC-32 of what a collection is, without what it holds."""
-        facts = (self.id, self.origin, self.name, self.metric, self.dimension, self.embedder)
-        return zlib.crc32("\0".join("" if fact is None else str(fact) for fact in facts).encode())
 
 
 class Stored(NamedTuple):
@@ -58,76 +34,8 @@ class Stored(NamedTuple):
     document: str | None
 
 
-class Generation(NamedTuple):
-    """A published derived index: its file, and the rows and changes that are in it."""
-
-    path: Path
-    next_row: int
-    seq: int
-
-
-class Transaction:
+class Transaction(Catalog):
     """An open transaction: begun, and ended, by `Store.reading()` or `Store.writing()`."""
-
-    def __init__(
-        self, connection: sqlite3.Connection, root: Path | None, known: set[tuple[Path, int]] | None = None
-    ) -> None:
-        self._sql = connection
-        self._root = root
-        self._known = set() if known is None else known  # segments that were read through, and are good
-        self.fresh: list[Path] = []  # segments written by this transaction: to be removed if it fails
-
-    # -- collections ------------------------------------------------------------------------------------------------
-
-    def names(self) -> list[str]:
-        found = self._sql.execute("SELECT name FROM collections WHERE origin IS NOT NULL ORDER BY name")
-        return [name for (name,) in found]
-
-    def find(self, name: str) -> State | None:
-        """The collection of this name. Names that differ only in case are the same one (they share a folder)."""
-        return self._state("name = ?", name)
-
-    def state(self, origin: int | None, name: str) -> State:
-        """The collection that a handle was made for, whatever its rows and its name have become."""
-        if (found := self._state("origin = ?", origin)) is None:
-            raise NotFound(f"the collection {name!r} was dropped; make it anew with db.collection({name!r})")
-        return found
-
-    def by_id(self, collection: int) -> State | None:
-        """The collection whose rows are in this space."""
-        return self._state("id = ?", collection)
-
-    def create(self, name: str, metric: str, dimension: int | None, embedder: str | None) -> State:
-        made = self._sql.execute(
-            "INSERT INTO collections (name, metric, dimension, embedder) VALUES (?, ?, ?, ?)",
-            (name, metric, dimension, embedder),
-        )
-        assert made.lastrowid is not None
-        return self.settle(made.lastrowid, origin=made.lastrowid)
-
-    def settle(self, collection: int, **facts: int | str | None) -> State:
-        """Write down facts about a collection: origin, name, dimension, embedder."""
-        for column, value in facts.items():
-            self._sql.execute(f"UPDATE collections SET {column} = ? WHERE id = ?", (value, collection))
-        state = self._state("id = ?", collection, checked=False)
-        assert state is not None
-        state = state._replace(crc32=state.checksum())
-        self._sql.execute("UPDATE collections SET crc32 = ? WHERE id = ?", (state.crc32, collection))
-        return state
-
-    def _state(self, condition: str, value: int | str | None, *, checked: bool = True) -> State | None:
-        columns = ", ".join(State._fields)
-        found = self._sql.execute(f"SELECT {columns} FROM collections WHERE {condition}", (value,)).fetchone()
-        if found is None:
-            return None
-        state = State(*found)
-        if checked and state.crc32 != state.checksum():
-            raise Corrupt(f"the catalog's entry of collection {state.name!r} is damaged; restore it from a backup")
-        return state
-
-    def drop(self, state: State) -> None:
-        """Make a collection an entry that is none; `emptied` does the rest."""
-        self.settle(state.id, origin=None, name=f"{state.name}{HIDDEN}{state.id}")
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -184,36 +92,6 @@ class Transaction:
             (collection, after),
         )
         return np.fromiter((row for (row,) in found), dtype=np.int64)
-
-    def segments(self, state: State) -> list[Segment]:
-        if self._root is None:
-            return []
-        folder = self.folder(state.name)
-        found = self._sql.execute(
-            "SELECT number, first_row, rows, dtype, crc32 FROM segments WHERE collection = ? ORDER BY first_row",
-            (state.id,),
-        )
-        listed = [Segment(folder / segments.file_name(number), *rest) for number, *rest in found]
-        row = 0
-        for segment in listed:
-            if segment.first_row != row:
-                raise Corrupt(f"collection {state.name!r}: no segment has row {row} first; restore it from a backup")
-            row += segment.rows
-        return listed
-
-    def files(self) -> list[Path]:
-        """The files of all segments and index generations of all collections."""
-        found = self._sql.execute(
-            "SELECT name, NULL, number FROM segments JOIN collections ON collections.id = segments.collection "
-            "UNION ALL "
-            "SELECT name, kind, number FROM generations JOIN collections ON collections.id = generations.collection"
-        )
-        return [
-            self.folder(name) / segments.file_name(number)
-            if kind is None
-            else self.index_folder(name) / segments.index_name(kind, number)
-            for name, kind, number in found
-        ]
 
     def vectors(self, state: State, first_row: int = 0) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """All vectors from `first_row` on, dead rows too: (row of the first, (n, dimension) float32), in pieces.
@@ -336,32 +214,6 @@ class Transaction:
         self.add_segment(state, segments.write(folder, [before, vectors]), sealed)
         self._sql.execute("DELETE FROM unsealed WHERE key >= ? AND key < ?", tail)
 
-    def add_segment(self, state: State, file: SegmentFile, first_row: int) -> None:
-        """Register a finished segment."""
-        self.fresh.append(file.path)
-        self._known.add((file.path, file.crc32))
-        self._sql.execute(
-            "INSERT INTO segments (collection, number, first_row, rows, dtype, crc32) VALUES (?, ?, ?, ?, '<f4', ?)",
-            (state.id, file.number, first_row, file.rows, file.crc32),
-        )
-
-    # -- entries that are no collection: what was dropped, and copies that are not finished ---------------------------
-
-    def hidden(self) -> list[int]:
-        return [id for (id,) in self._sql.execute("SELECT id FROM collections WHERE origin IS NULL")]
-
-    def create_hidden(self, state: State) -> State:
-        """An entry for a copy of a collection: its files stand beside the collection's."""
-        (last,) = self._sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'collections'").fetchone()
-        name = f"{state.name}{HIDDEN}{last + 1}"
-        made = self.create(name, state.metric, state.dimension, state.embedder)
-        return self.settle(made.id, origin=None)
-
-    def take_over(self, state: State, copy: State) -> None:
-        """Put the copy in the place of the collection."""
-        self.drop(state)
-        self.settle(copy.id, origin=state.origin, name=state.name, dimension=state.dimension, embedder=state.embedder)
-
     def emptied(self, collection: int, count: int) -> bool:
         """Remove about `count` of what a hidden entry has, at last the entry; False when it is gone."""
         for table in ("records", "unsealed"):
@@ -390,44 +242,6 @@ class Transaction:
                 break
         return records
 
-    def vacuumed(self, pages: int) -> int:
-        """Give so many free pages of the catalog back; returns how many are left."""
-        self._sql.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()  # it works while it is read
-        return int(self._sql.execute("PRAGMA freelist_count").fetchone()[0])
-
-    # -- generations of derived indexes -------------------------------------------------------------------------------
-
-    def newest(self, state: State, kind: str) -> Generation | None:
-        """The published index of this kind, if there is one: a file that covers the rows up to `next_row` as they were
-        after change `seq`. It may be gone or damaged when it is opened, and is then to be made again from the records.
-        """
-        found = self._sql.execute(
-            "SELECT number, next_row, seq, crc32 FROM generations WHERE collection = ? AND kind = ?", (state.id, kind)
-        ).fetchone()
-        if found is None or self._root is None:
-            return None
-        number, next_row, seq, crc = found
-        if crc != _generation_checksum(state.id, kind, number, next_row, seq) or next_row > state.next_row:
-            return None  # derived: what cannot be trusted is not there
-        return Generation(self.index_folder(state.name) / segments.index_name(kind, number), next_row, seq)
-
-    def register(self, state: State, kind: str, number: int, next_row: int, seq: int) -> None:
-        """Name the file of a new generation; the one before becomes an orphan."""
-        self._sql.execute(
-            "INSERT OR REPLACE INTO generations (collection, kind, number, next_row, seq, crc32) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (state.id, kind, number, next_row, seq, _generation_checksum(state.id, kind, number, next_row, seq)),
-        )
-
-    def forget(self, state: State, kind: str, path: Path) -> None:
-        """Take the generation in this file out of the catalog, unless there is a newer one by now."""
-        if (found := self.newest(state, kind)) is None or found.path == path:
-            self._sql.execute("DELETE FROM generations WHERE collection = ? AND kind = ?", (state.id, kind))
-
-    def index_folder(self, name: str) -> Path:
-        assert self._root is not None
-        return self._root / segments.INDEXES / name.partition(HIDDEN)[0]
-
     def add_records(
         self,
         state: State,
@@ -454,10 +268,6 @@ class Transaction:
     def _seq(self, state: State) -> int:
         return int(self._sql.execute("SELECT seq FROM collections WHERE id = ?", (state.id,)).fetchone()[0])
 
-    def folder(self, name: str) -> Path:
-        assert self._root is not None
-        return self._root / segments.VECTORS / name.partition(HIDDEN)[0]
-
 
 def _verified(line: tuple[int, str, str, str | None, int]) -> Stored:
     *record, crc = line
@@ -470,10 +280,6 @@ def checksum(row: int, id: str, metadata: str, document: str | None) -> int:
     """The CRC-32 that is kept with a record."""
     text = f"{row}\0{id}\0{metadata}" if document is None else f"{row}\0{id}\0{metadata}\0{document}"
     return zlib.crc32(text.encode())
-
-
-def _generation_checksum(collection: int, kind: str, number: int, next_row: int, seq: int) -> int:
-    return zlib.crc32(f"{collection}\0{kind}\0{number}\0{next_row}\0{seq}".encode())
 
 
 def _unpacked(state: State, lines: list[tuple[int, int, bytes]], rows: Sequence[int]) -> NDArray[np.float32]:
