@@ -6,9 +6,7 @@ run by onnxruntime (`OnnxCrossEncoder`), by sentence-transformers (`CrossEncoder
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from nearfield._optional import require
-from nearfield.errors import Corrupt, InvalidInput, NearfieldError, NotFound
+from nearfield.errors import Corrupt, InvalidInput, NotFound, RemoteError
+from nearfield.remote import Key, Service, estimated_tokens
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -161,17 +160,19 @@ class RerankApi:
     """A reranker behind HTTP, in the wire format that Cohere, Jina, Voyage, vLLM, llama.cpp and others share.
 
     It posts `{"model", "query", "documents", "top_n"}` and reads `{"results": [{"index", "relevance_score"}]}`
-    (Voyage says `data`). Overload (429) and server errors are tried again, as late as `Retry-After` asks.
+    (Voyage says `data`). What may pass is tried again, as late as the server asks; see `nearfield.remote`.
 
     Args:
         url: the whole address, for instance "https://api.cohere.com/v2/rerank" or "https://api.jina.ai/v1/rerank".
         model: its name there.
         api_key: sent as `Authorization: Bearer`; None sends none.
-        timeout: seconds for one request.
+        timeout: seconds without a byte after which a request counts as lost.
         retries: how often a request is tried again.
 
     Raises:
-        InvalidInput: the server refuses the request. NearfieldError: it cannot be reached, or answers nonsense.
+        InvalidInput: the address is none.
+        Unauthorized, RateLimited, Unreachable, RemoteError: when it is called; the last failure.
+        MissingExtra: httpx is not installed.
 
     Example:
         >>> from nearfield.rerank import RerankApi
@@ -180,57 +181,27 @@ class RerankApi:
     """
 
     def __init__(
-        self, url: str, model: str, *, api_key: str | None = None, timeout: float = 30.0, retries: int = 4
+        self, url: str, model: str, *, api_key: str | None = None, timeout: float = 60.0, retries: int = 6
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise InvalidInput(f"RerankApi: the address must begin with http:// or https://, got {url!r}")
-        self._url, self._model, self._key = url, model, api_key
-        self._timeout, self._retries = timeout, retries
+        self._model = model
+        self._service = Service("The reranker", url, Key(api_key), timeout=timeout, retries=retries)
 
     def __repr__(self) -> str:
-        return f"RerankApi({self._url!r}, {self._model!r})"
+        return f"RerankApi({self._service.base_url!r}, {self._model!r})"
 
     def __call__(self, query: str, texts: Sequence[str]) -> NDArray[np.float64]:
         """The scores of texts for a query: float64, shape (len(texts),)."""
-        answer = self._post({"model": self._model, "query": query, "documents": list(texts), "top_n": len(texts)})
+        body = {"model": self._model, "query": query, "documents": list(texts), "top_n": len(texts)}
+        answer = self._service.post("", body, tokens=sum(map(estimated_tokens, texts)))
         scores = np.full(len(texts), np.nan)
         try:
             for result in answer.get("results") or answer["data"]:
                 scores[result["index"]] = result["relevance_score"]
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            raise NearfieldError(f"{self._url} answered something that is no reranking: {error!r}") from None
+            raise RemoteError(f"{self._service.where} answered what is no reranking: {error!r}") from None
         if np.isnan(scores).any():
-            raise NearfieldError(f"{self._url} scored {np.isfinite(scores).sum()} of {len(texts)} texts")
+            raise RemoteError(f"{self._service.where} scored {np.isfinite(scores).sum()} of {len(texts)} texts")
         return scores
-
-    def _post(self, body: dict[str, Any]) -> Any:
-        import urllib.error  # these load all of http and ssl: only for those who ask
-        import urllib.request
-
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "nearfield"}
-        if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)
-        for attempt in range(self._retries + 1):
-            pause = min(0.5 * 2**attempt, 20.0)
-            try:
-                with urllib.request.urlopen(request, timeout=self._timeout) as response:
-                    return json.loads(response.read())
-            except urllib.error.HTTPError as error:
-                with error:
-                    said = error.read(2000).decode(errors="replace").strip()
-                why = f"{self._url} answered {error.code} {error.reason}: {said:.300}"
-                if error.code not in (408, 429) and error.code < 500:
-                    raise InvalidInput(why) from None
-                asked = error.headers.get("Retry-After", "")
-                pause = min(float(asked), 60.0) if asked.replace(".", "", 1).isdigit() else pause
-            except ValueError as error:
-                raise NearfieldError(f"{self._url} answered something that is not JSON: {error}") from None
-            except OSError as error:
-                why = f"{self._url} cannot be reached: {getattr(error, 'reason', error)}"
-            if attempt < self._retries:
-                time.sleep(pause)
-        raise NearfieldError(f"{why} (tried {self._retries + 1} times)")
 
 
 def _onnx_file(folder: Path) -> Path | None:
