@@ -24,6 +24,7 @@ CRATES = ROOT / "crates"
 LAYERS: dict[str, list[str | frozenset[str]]] = {
     "ground": ["errors", "_optional", "types", "remote", "_native"],
     "parts": [
+        "fields",
         "filters",
         "embed",
         "chunk",
@@ -32,7 +33,19 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         "rerank",
         frozenset({"store", "catalog", "compaction", "maintenance", "schema", "segments", "transaction"}),
     ],
-    "face": ["index", "sparse", "inputs", "live", "encoding", "searching", "collection", "database"],
+    "face": [
+        "index",
+        "sparse",
+        "inputs",
+        "live",
+        "columns",
+        "derived",
+        "encoding",
+        "reading",
+        "searching",
+        "collection",
+        "database",
+    ],
     "uses": ["rag", "evaluate", "plot", "topics"],
     "doors": ["cli", "server", "client", "cluster", "integrations", "compat"],
 }

@@ -51,6 +51,9 @@ def test_names_that_some_file_system_cannot_have_are_refused(db: nf.Database, na
 # -- bad input -------------------------------------------------------------------------------------------------------
 
 ONE = np.ones((1, 4))
+NESTED: dict[str, Any] = {}
+for _ in range(22):
+    NESTED = {"n": NESTED}
 WRONG: list[tuple[Callable[[nf.Collection], Any], str]] = [
     (lambda c: c.add(), "give documents, embeddings, or both"),
     (lambda c: c.add(ids=["x"]), "give documents, embeddings, or both"),
@@ -73,8 +76,13 @@ WRONG: list[tuple[Callable[[nf.Collection], Any], str]] = [
     (lambda c: c.add("x", ids=[7]), r"ids\[0\] must be a string .* got 7 \(int\)"),
     (lambda c: c.add("x", ids=[""]), r"ids\[0\] must be a string that is not empty"),
     (lambda c: c.add("x", ids=["a\0b"]), "NUL"),
-    (lambda c: c.add("x", metadatas=[{"k": {"nested": 1}}]), r"metadatas\[0\]\['k'\]: must be str.*\(dict\); flatten"),
-    (lambda c: c.add("x", metadatas=[{"k": [1, [2]]}]), r"metadatas\[0\]\['k'\]\[1\]: must be str.*\(list\)"),
+    (
+        lambda c: c.add("x", metadatas=[{"k": {"nested": {1}}}]),
+        r"metadatas\[0\]\['k'\]\['nested'\]: must be str.*\(set\)",
+    ),
+    (lambda c: c.add("x", metadatas=[{"k": [1, [b""]]}]), r"metadatas\[0\]\['k'\]\[1\]\[0\]: must be str.*\(bytes\)"),
+    (lambda c: c.add("x", metadatas=[{"k": [{"": 1}]}]), r"metadatas\[0\]\['k'\]\[0\]: '' cannot be a field name"),
+    (lambda c: c.add("x", metadatas=[NESTED]), "must not be nested more than 20 levels"),
     (lambda c: c.add("x", metadatas=[{"k": float("nan")}]), r"metadatas\[0\]\['k'\]: numbers must be finite"),
     (lambda c: c.add("x", metadatas=[{"k": 2**70}]), "64 bits"),
     (lambda c: c.add("x", metadatas=[{"k": b""}]), r"\(bytes\)"),

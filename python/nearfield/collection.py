@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
 from nearfield import compaction, filters, inputs
+from nearfield.columns import LiveColumns
+from nearfield.derived import Derived
 from nearfield.encoding import Encoder
-from nearfield.errors import AlreadyExists, EmbedderMismatch, InvalidInput, NotFound
-from nearfield.live import LiveIndex
+from nearfield.errors import AlreadyExists, EmbedderMismatch, InvalidInput
+from nearfield.fields import F
+from nearfield.live import Version
+from nearfield.reading import Reader, existing
 from nearfield.searching import Request, Searcher, SearchOptions
 from nearfield.store import Store
 from nearfield.transaction import State, Stored, Transaction, mismatch_message, taken_message
-from nearfield.types import Hits, Metadata, Metric, Record, Where
+from nearfield.types import Hits, Metadata, Metric, OrderBy, Record, Scalar, Where
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -37,7 +40,7 @@ class Collection:
     def __init__(
         self,
         store: Store,
-        live: LiveIndex,
+        derived: Derived,
         state: State,
         embedder: EmbedderLike | None,
         reopen: Callable[..., Collection],
@@ -48,7 +51,8 @@ class Collection:
         self._metric: Metric = inputs.metric(state.metric)
         self._reopen = reopen
         self._encoder = Encoder(embedder, state)
-        self._searcher = Searcher(store, live, self._encoder, state)
+        self._reader = Reader(store, derived, state)
+        self._searcher = Searcher(store, derived, self._encoder, state)
 
     @property
     def name(self) -> str:
@@ -97,7 +101,8 @@ class Collection:
             documents: texts. Without embeddings, the collection's embedder makes their vectors.
             ids: strings, new to the collection. Left out, they are made: unique, and ascending in time.
             embeddings: vectors, shape (n, dimension), kept as float32. The first ones decide the dimension.
-            metadatas: dictionaries of str, int, float, bool, None, or lists of these.
+            metadatas: dictionaries of str, int, float, bool, None, date, datetime, and lists and dictionaries of
+                these. Dates are kept as ISO 8601 texts.
 
         A single text, id, vector or dictionary stands for a list of one.
 
@@ -157,13 +162,13 @@ class Collection:
         moved = list(range(len(names))) if vectors is not None else []
         identity = None
         with self._store.reading() as transaction:
-            self._rows(transaction, names)  # before anything is paid for
+            existing(transaction, transaction.state(self._id, self._name), names)  # before anything is paid for
         if texts is not None and vectors is None and state.embedder is not None:
             moved = [at for at, text in enumerate(texts) if text is not None]
             vectors, identity = self._encoder.documents(state, inputs.texts([texts[at] for at in moved], "documents"))
         with self._store.writing() as transaction:
-            rows = self._rows(transaction, names)
             state = transaction.state(self._id, self._name)
+            rows = existing(transaction, state, names)
             if moved and vectors is not None:
                 state = self._settled(transaction, vectors, identity)
             old = transaction.records(state.id, rows)
@@ -185,31 +190,43 @@ class Collection:
             state = transaction.state(self._id, self._name)
         compaction.compact_if_due(self._store, state)
 
-    def delete(self, ids: str | Iterable[str] | None = None, *, where: Where | None = None) -> int:
-        """Remove records by id, or all that match `where`, or (both given) those of the ids that match.
+    def delete(
+        self,
+        ids: str | Iterable[str] | None = None,
+        *,
+        where: Where | None = None,
+        where_document: Where | None = None,
+    ) -> int:
+        """Remove records by id, or all that match the filters, or (both given) those of the ids that match.
 
         Returns:
             How many records were removed. An id that does not exist counts as nothing; it is not an error.
 
         Raises:
-            InvalidInput: neither was given, or `where` is wrong, or matches everything by being empty.
+            InvalidInput: neither was given, or a filter is wrong, or matches everything by being empty.
         """
-        if ids is None and where is None:
-            raise InvalidInput("delete() needs ids or where; Database.drop(name) removes a whole collection")
-        condition = self._condition(where, None)
-        if ids is None and condition is None:
+        if ids is None and where is None and where_document is None:
+            raise InvalidInput("delete() needs ids or a filter; Database.drop(name) removes a whole collection")
+        filter = filters.parse(where, where_document)
+        if ids is None and filter is None:
             raise InvalidInput(f"where={where!r} matches every record; Database.drop(name) removes a whole collection")
         names = None if ids is None else inputs.ids(ids, unique=False)
-        with self._store.writing() as transaction:
-            state = transaction.state(self._id, self._name)
-            rows = None if condition is None else transaction.rows(state.id, condition)
-            if names is not None:
-                named = np.fromiter(transaction.rows_of(state.id, names).values(), dtype=np.int64)
-                rows = named if rows is None else named[np.isin(named, rows)]
-            assert rows is not None
-            if len(rows):
-                transaction.bury(state, rows.tolist())
-            state = transaction.state(self._id, self._name)
+        for last in (False, False, False, True):
+            found = None if filter is None or last else self._reader.matching(filter, names)
+            with self._store.writing() as transaction:
+                state = transaction.state(self._id, self._name)
+                if filter is None:
+                    rows = list(transaction.rows_of(state.id, names or ()).values())
+                elif found is not None and found[0] == Version.of(state):
+                    rows = found[1]
+                elif last:  # others write all the time: nobody can now
+                    rows = self._reader.matching_now(transaction, state, filter, names, LiveColumns(self._store))
+                else:
+                    continue
+                if rows:
+                    transaction.bury(state, rows)
+                    state = transaction.state(self._id, self._name)
+                break
         compaction.compact_if_due(self._store, state)
         return len(rows)
 
@@ -239,6 +256,7 @@ class Collection:
         *,
         where: Where | None = None,
         where_document: Where | None = None,
+        order_by: OrderBy | None = None,
         limit: int | None = None,
         offset: int = 0,
         include: Sequence[str] = ("documents", "metadatas"),
@@ -249,7 +267,10 @@ class Collection:
 
         Args:
             ids: ids that must exist. None: all records.
-            where, where_document: filters, see `nearfield.filters`.
+            where, where_document: filters, see `docs/filters.md`.
+            order_by: a field to sort by, or several, the first one first: `"year"`, or `"-year"` to descend. Numbers
+                come before dates, other texts, truth values. Records without a value come last, also in descent.
+                Equal ones: oldest first.
             limit, offset: how many to return (None: all), and how many to pass over first.
             include: any of "documents", "metadatas", "embeddings".
 
@@ -258,47 +279,50 @@ class Collection:
             InvalidInput: a filter or another argument is wrong.
 
         Example:
-            >>> [record.document for record in docs.get(where={"year": {"$lt": 2005}}, limit=10)]
+            >>> [record.document for record in docs.get(where={"year": {"$lt": 2005}}, order_by="-year", limit=10)]
         """
-        names = None if ids is None else inputs.ids(ids, unique=False)
-        condition = self._condition(where, where_document)
         start = inputs.not_negative(offset, "offset")
-        stop = None if limit is None else start + inputs.not_negative(limit, "limit")
-        wanted = inputs.include(include)
-        with self._store.reading() as transaction:
-            state = transaction.state(self._id, self._name)
-            if names is None:
-                rows = transaction.rows(state.id, condition, start=start, stop=stop).tolist()
-            else:
-                rows = self._rows(transaction, names)
-                if condition is not None:
-                    allowed = set(transaction.rows(state.id, condition).tolist())
-                    rows = [row for row in rows if row in allowed]
-                rows = rows[start:stop]
-            found = transaction.records(state.id, rows, documents="documents" in wanted)
-            vectors = transaction.vectors_of(state, rows) if "embeddings" in wanted else [None] * len(rows)
-        return [
-            Record(
-                found[row].id,
-                found[row].document,
-                json.loads(found[row].metadata) if "metadatas" in wanted else {},
-                vector,
-            )
-            for row, vector in zip(rows, vectors, strict=True)
-        ]
+        return self._reader.get(
+            ids=None if ids is None else inputs.ids(ids, unique=False),
+            filter=filters.parse(where, where_document),
+            order=[] if order_by is None else inputs.order(order_by),
+            start=start,
+            stop=None if limit is None else start + inputs.not_negative(limit, "limit"),
+            include=inputs.include(include),
+        )
 
     def peek(self, n: int = 10) -> list[Record]:
         """The n oldest records."""
         return self.get(limit=n)
 
-    def count(self, where: Where | None = None) -> int:
-        """How many records there are, or how many match `where`."""
-        condition = self._condition(where, None)
-        if condition is None:
-            return self._state().live
-        with self._store.reading() as transaction:
-            state = transaction.state(self._id, self._name)
-            return len(transaction.rows(state.id, condition))
+    def count(self, where: Where | None = None, *, where_document: Where | None = None) -> int:
+        """How many records there are, or how many match the filters."""
+        return self._reader.count(filters.parse(where, where_document))
+
+    def facet(
+        self,
+        field: str | F,
+        where: Where | None = None,
+        *,
+        where_document: Where | None = None,
+        limit: int | None = None,
+    ) -> list[tuple[Scalar, int]]:
+        """The values of a metadata field, and how many records have each: the most frequent first.
+
+        A record with a list counts once for each different element; one without the field counts nowhere. Numbers that
+        are equal are one value. Equally frequent ones stand in the order of `order_by`.
+
+        Args:
+            field: its name or dotted path.
+            where, where_document: count only in records that match.
+            limit: at most so many values.
+
+        Example:
+            >>> dict(docs.facet("language", where={"year": {"$gte": 2000}}))
+            {'en': 120, 'de': 31}
+        """
+        most = None if limit is None else inputs.not_negative(limit, "limit")
+        return self._reader.facet(inputs.field(field, "field"), filters.parse(where, where_document), most)
 
     @overload
     def search(self, query: str, k: int = 10, **options: Unpack[SearchOptions]) -> Hits: ...
@@ -335,8 +359,8 @@ class Collection:
         Args:
             query: a text or a vector of shape (dimension,); or a list of texts, or an array (q, dimension).
             k: how many answers; fewer come back only when fewer records match.
-            where, where_document: only records that match these, see `nearfield.filters`.
-            min_score: leave out answers whose `Hit.score` is lower.
+            where, where_document: only records that match these, see `docs/filters.md`.
+            min_score: leave out answers with a lower score.
             mode: "dense", by the vectors.
             fusion: how a hybrid search makes one ranking of two: "rrf", "weighted", or see `nearfield.fuse`.
             negative: texts or vectors that answers should be unlike; see `nearfield.fuse.blend`.
@@ -454,18 +478,3 @@ class Collection:
     def _state(self) -> State:
         with self._store.reading() as transaction:
             return transaction.state(self._id, self._name)
-
-    def _rows(self, transaction: Transaction, names: Sequence[str]) -> list[int]:
-        """The rows of ids that must exist, in their order."""
-        state = transaction.state(self._id, self._name)
-        rows = transaction.rows_of(state.id, names)
-        if missing := [name for name in names if name not in rows]:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise NotFound(
-                f"collection {self._name!r} has no records with the ids {', '.join(map(repr, missing[:3]))}{more}"
-            )
-        return [rows[name] for name in names]
-
-    def _condition(self, where: Where | None, where_document: Where | None) -> tuple[str, list[Any]] | None:
-        parsed = filters.parse(where, where_document)
-        return None if parsed is None else filters.to_sql(parsed)

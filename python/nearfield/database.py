@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from nearfield import compaction, inputs
 from nearfield.collection import Collection
+from nearfield.derived import Derived
 from nearfield.errors import InvalidInput, NotFound
-from nearfield.live import LiveIndex
 from nearfield.schema import Durability
 from nearfield.store import Store
 from nearfield.types import Metric
@@ -47,7 +47,7 @@ class Database:
         if path is not None and (not isinstance(path, (str, os.PathLike)) or not os.fspath(path)):
             raise InvalidInput(f"path must be a path or None, got {path!r} ({type(path).__name__})")
         self._store = Store(None if path is None else Path(os.fspath(path)).absolute(), durability)
-        self._live: dict[int, LiveIndex] = {}
+        self._derived: dict[int, Derived] = {}
         compaction.tidy_if_left(self._store)
 
     @property
@@ -104,7 +104,7 @@ class Database:
                 )
         return Collection(
             self._store,
-            self._live.setdefault(state.origin or 0, LiveIndex(self._store)),
+            self._derived.setdefault(state.origin or 0, Derived(self._store)),
             state,
             embedder,
             self.collection,
@@ -127,7 +127,7 @@ class Database:
                 there = ", ".join(map(repr, transaction.names())) or "none"
                 raise NotFound(f"there is no collection {name!r}; there are: {there}")
             transaction.drop(state)
-        self._live.pop(state.origin or 0, None)
+        self._derived.pop(state.origin or 0, None)
         compaction.tidy(self._store)
 
     def compact(self) -> None:
@@ -138,7 +138,7 @@ class Database:
     def close(self) -> None:
         """Close the files; handles to collections are of no more use. May be called twice."""
         self._store.close()
-        self._live.clear()
+        self._derived.clear()
 
     def __enter__(self) -> Database:
         return self

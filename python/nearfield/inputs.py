@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nearfield.errors import InvalidInput
-from nearfield.filters import check_field, scalar
+from nearfield.fields import Descending, F
+from nearfield.filters import MAX_DEPTH, check_field, check_unicode, scalar
 from nearfield.types import METRICS, Metric
 
 if TYPE_CHECKING:
@@ -84,6 +85,26 @@ def include(values: Sequence[str]) -> set[str]:
     return names
 
 
+def field(value: object, name: str) -> str:
+    """A field, by its name or as `F(name)`."""
+    return check_field(value.name if isinstance(value, F) else value, name)
+
+
+def order(values: object) -> list[tuple[str, bool]]:
+    """Names, and whether each descends, from `"year"`, `"-year"`, `F("year")`, `-F("year")`, or a list of these."""
+    listed = values if isinstance(values, (list, tuple)) else [values]
+    found = []
+    for i, value in enumerate(listed):
+        place = "order_by" if listed is not values else f"order_by[{i}]"
+        if isinstance(value, str) and value[:1] == "-":
+            value = Descending(value[1:])
+        descending = isinstance(value, Descending)
+        found.append(
+            (check_field(value.name, place) if isinstance(value, Descending) else field(value, place), descending)
+        )
+    return found
+
+
 def positive(value: object, name: str) -> int:
     """A whole number of at least 1, such as k."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
@@ -107,7 +128,7 @@ def ids(values: object, *, unique: bool = True) -> list[str]:
             raise InvalidInput(
                 f"ids[{i}] must be a string that is not empty and has no NUL character, got {id!r} ({kind})"
             )
-        _check_unicode(id, f"ids[{i}]")
+        check_unicode(id, f"ids[{i}]")
     if unique and len(set(found)) < len(found):
         seen: set[str] = set()
         twice = next(id for id in found if id in seen or seen.add(id))  # type: ignore[func-returns-value]
@@ -130,7 +151,7 @@ def documents(values: object) -> list[str | None]:
         if text is not None:
             if not isinstance(text, str):
                 raise InvalidInput(f"documents[{i}] must be a string, got {text!r} ({type(text).__name__})")
-            _check_unicode(text, f"documents[{i}]")
+            check_unicode(text, f"documents[{i}]")
     return found
 
 
@@ -143,7 +164,7 @@ def texts(values: Sequence[object], name: str) -> list[str]:
             raise InvalidInput(
                 f"{name}[{i}] is empty: {text!r} has no meaning to embed; leave it out, or give its vector"
             )
-        _check_unicode(text, f"{name}[{i}]")
+        check_unicode(text, f"{name}[{i}]")
     return list(values)  # type: ignore[arg-type]
 
 
@@ -232,27 +253,18 @@ def _listed(values: object, name: str, of: str) -> list[Any]:
 def _metadata(item: object, place: str) -> str:
     if not isinstance(item, Mapping):
         raise InvalidInput(f"{place} must be a dictionary, got {item!r} ({type(item).__name__})")
-    plain: dict[str, Any] = {}
-    for key, value in item.items():
-        here = f"{place}[{key!r}]"
-        check_field(key, place)
-        if isinstance(value, (list, tuple)):
-            plain[key] = [scalar(element, f"{here}[{i}]") for i, element in enumerate(value)]
-        else:
-            plain[key] = scalar(value, here)
-    text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
-    _check_unicode(text, place)
-    return text
+    return json.dumps(_plain(item, place, 0), ensure_ascii=False, separators=(",", ":"))
 
 
-def _check_unicode(text: str, place: str) -> None:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput(
-                f"{place} holds half a surrogate pair at {error.start}, not text; decode it with errors='replace'"
-            ) from None
+def _plain(value: object, place: str, depth: int) -> Any:
+    """A value as JSON has it: dictionaries and lists of scalars, within each other."""
+    if not isinstance(value, (Mapping, list, tuple)):
+        return scalar(value, place)
+    if depth > MAX_DEPTH:
+        raise InvalidInput(f"{place[:60]}…: metadata must not be nested more than {MAX_DEPTH} levels deep; flatten it")
+    if isinstance(value, Mapping):
+        return {check_field(key, place): _plain(inner, f"{place}[{key!r}]", depth + 1) for key, inner in value.items()}
+    return [_plain(element, f"{place}[{i}]", depth + 1) for i, element in enumerate(value)]
 
 
 def _numbers(values: ArrayLike, array: NDArray[Any], name: str) -> NDArray[np.float32]:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import numpy as np
 
 from nearfield import filters, fuse, inputs, rerank
+from nearfield.derived import Derived
 from nearfield.encoding import Encoder
 from nearfield.errors import Corrupt, InvalidInput, NotFound
 from nearfield.filters import Filter
 from nearfield.fuse import Fusion, Ranking
-from nearfield.live import LiveIndex, consistent
+from nearfield.live import consistent
 from nearfield.rerank import Reranker
 from nearfield.store import Store
 from nearfield.transaction import State, Stored, Transaction
@@ -163,9 +164,10 @@ class Clock:
 class Searcher:
     """The searches of one collection."""
 
-    def __init__(self, store: Store, live: LiveIndex, encoder: Encoder, state: State) -> None:
+    def __init__(self, store: Store, derived: Derived, encoder: Encoder, state: State) -> None:
         self._store = store
-        self._live = live
+        self._live = derived.index
+        self._columns = derived.columns
         self._encoder = encoder
         self._id = state.origin
         self._name = state.name
@@ -283,7 +285,7 @@ class Searcher:
             return Found(empty, [{} for _ in questions], [True] * len(questions), {}, {}, _nothing(len(questions)))
         options: dict[str, Any] = {}
         if request.filter is not None:
-            options["allow"] = allowed(transaction, state, request.filter)
+            options["allow"] = self._columns.allowed(transaction, state, request.filter)
             clock.lap("filter")
         hidden = list(transaction.rows_of(state.id, excluded).values()) if excluded else []
         k = max(1, min(depth + len(hidden), state.live))
@@ -375,11 +377,6 @@ class Searcher:
                 )
             )
         return hits
-
-
-def allowed(transaction: Transaction, state: State, condition: Filter) -> NDArray[Any]:
-    """The rows that a filter lets through: row ids (int64, ascending), or a mask over all rows (bool)."""
-    return transaction.rows(state.id, filters.to_sql(condition))
 
 
 def _nothing(queries: int) -> Report:

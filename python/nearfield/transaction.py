@@ -6,7 +6,7 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ SEAL_ROWS = 4096  # so many unsealed vectors become a segment
 MAX_ROWS = 2**32  # rows are u32
 _CHUNK = 1 << 24  # bytes of vectors handed on at once
 _RECORD = "key & 4294967295, id, metadata, document, crc32"
+_PIECE = 1 << 14  # records handed on at once
 
 
 class Stored(NamedTuple):
@@ -39,19 +40,11 @@ class Transaction(Catalog):
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def rows(
-        self,
-        collection: int,
-        condition: tuple[str, list[Any]] | None = None,
-        *,
-        start: int = 0,
-        stop: int | None = None,
-    ) -> NDArray[np.int64]:
-        """The rows of all records, or of those that meet an SQL condition, ascending: from `start` to before `stop`."""
-        sql, parameters = condition or ("1", [])
+    def rows(self, collection: int, *, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
+        """The rows of all records, ascending: from `start` to before `stop`."""
         found = self._sql.execute(
-            f"SELECT key & 4294967295 FROM records WHERE key >= ? AND key < ? AND {sql} ORDER BY key LIMIT ? OFFSET ?",
-            (*_range(collection), *parameters, -1 if stop is None else max(0, stop - start), start),
+            "SELECT key & 4294967295 FROM records WHERE key >= ? AND key < ? ORDER BY key LIMIT ? OFFSET ?",
+            (*_range(collection), -1 if stop is None else max(0, stop - start), start),
         )
         return np.fromiter((row for (row,) in found), dtype=np.int64)
 
@@ -79,6 +72,37 @@ class Transaction(Catalog):
             record = _verified(line)
             records[record.row] = record if documents else record._replace(document=None)
         return records
+
+    def metadata(self, collection: int, first_row: int) -> Iterator[tuple[NDArray[np.int64], list[str]]]:
+        """Rows that have a record, from `first_row` on, ascending, and their metadata as JSON; in pieces."""
+        found = self._sql.execute(
+            "SELECT key & 4294967295, metadata FROM records WHERE key >= ? AND key < ? ORDER BY key",
+            (collection << 32 | first_row, (collection + 1) << 32),
+        )
+        while lines := found.fetchmany(_PIECE):
+            rows, metadata = zip(*lines, strict=True)
+            yield np.array(rows, dtype=np.int64), list(metadata)
+
+    def documents(
+        self, collection: int, rows: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], list[str | None]]]:
+        """The documents of `rows`, which ascend and have records; in pieces."""
+        base = collection << 32
+        for at in range(0, len(rows), _PIECE):
+            piece = rows[at : at + _PIECE]
+            span = (base | int(piece[0]), base | int(piece[-1]))
+            if span[1] - span[0] < 4 * len(piece):  # most of them: read in sequence, and pass over some
+                found = self._sql.execute(
+                    "SELECT key, document FROM records WHERE key BETWEEN ? AND ? ORDER BY key", span
+                )
+                wanted = set((piece + base).tolist())
+                yield piece, [document for key, document in found if key in wanted]
+            else:
+                found = self._sql.execute(
+                    "SELECT document FROM records WHERE key IN (SELECT value FROM json_each(?)) ORDER BY key",
+                    (json.dumps((piece + base).tolist()),),
+                )
+                yield piece, [document for (document,) in found]
 
     def dead_rows(self, collection: int, after: int) -> NDArray[np.int64]:
         """Rows that died after the change number `after`."""

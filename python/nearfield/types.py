@@ -14,8 +14,9 @@ Metric: TypeAlias = Literal["cosine", "dot", "l2"]
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
 
 Scalar: TypeAlias = str | int | float | bool | None
-Metadata: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
+Metadata: TypeAlias = Mapping[str, Any]  # scalars, dates, and lists and mappings of these
 Where: TypeAlias = Mapping[str, Any]
+OrderBy: TypeAlias = Any  # a field by name, "-name", F(name), -F(name), or a sequence of these
 
 
 @dataclass(frozen=True, slots=True)

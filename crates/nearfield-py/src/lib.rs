@@ -1,5 +1,6 @@
 //! The Python binding, `nearfield._native`: plain values across, the GIL released, no logic.
 
+mod columns;
 mod index;
 mod sparse;
 
@@ -52,6 +53,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<index::Index>()?;
     module.add_class::<sparse::SparseIndex>()?;
     module.add_function(wrap_pyfunction!(sparse::languages, module)?)?;
+    module.add_class::<columns::ColumnsIndex>()?;
+    module.add_function(wrap_pyfunction!(columns::check_pattern, module)?)?;
+    module.add_function(wrap_pyfunction!(columns::documents_matching, module)?)?;
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
     module.add_function(wrap_pyfunction!(default_threads, module)?)
 }

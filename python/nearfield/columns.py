@@ -1,0 +1,93 @@
+"""A collection's metadata as columns in memory: what answers a filter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nearfield import _native
+from nearfield.filters import Filter, Node, to_json
+from nearfield.live import Live, Version
+from nearfield.transaction import State, Transaction
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class LiveColumns(Live[_native.Columns]):
+    """Built from the metadata on disk when a filter first needs it, and brought up to date before each answer.
+
+    All methods are to be called in `live.consistent`, and raise `Moved`.
+    """
+
+    def allowed(
+        self, transaction: Transaction, state: State, filter: Filter | None, within: Sequence[int] | None = None
+    ) -> NDArray[np.bool_]:
+        """Which rows have a record that passes: shape (state.next_row,); only rows of `within` where it is given."""
+        if filter is None or filter.fields is None:  # no columns are needed to tell which records there are
+            mask = np.zeros(state.next_row, dtype=np.bool_)
+            mask[transaction.rows(state.id)] = True
+        else:
+            with self.at(transaction, state) as columns:
+                mask = columns.matches(to_json(filter.fields))
+        if within is not None:
+            inside = np.zeros_like(mask)
+            inside[within] = True
+            mask &= inside
+        if filter is not None and filter.document is not None:
+            _look_into_documents(transaction, state, filter.document, mask)
+        return mask
+
+    def sorted(
+        self,
+        transaction: Transaction,
+        state: State,
+        mask: NDArray[np.bool_],
+        by: Sequence[tuple[str, bool]],
+        start: int = 0,
+        stop: int | None = None,
+    ) -> NDArray[np.int64]:
+        """The rows of `mask`, sorted by fields (True: descending): from `start` to before `stop`."""
+        with self.at(transaction, state) as columns:
+            return columns.sorted(mask, list(by), start, stop)
+
+    def facet(
+        self, transaction: Transaction, state: State, mask: NDArray[np.bool_], field: str, limit: int | None
+    ) -> list[tuple[Any, int]]:
+        """The values of `field` in the rows of `mask`, and how many rows have each; the most frequent first."""
+        with self.at(transaction, state) as columns:
+            counts = columns.facet(mask, field, limit)
+        return [(value, count) for value, count in json.loads(counts)]
+
+    def advanced(
+        self, transaction: Transaction, state: State, thing: _native.Columns | None, since: Version | None
+    ) -> _native.Columns:
+        if thing is None or since is None or since.id != state.id:
+            thing, since = _native.Columns(), Version(state.id, 0, 0)
+        return _caught_up(thing, transaction, state, since)
+
+
+def _caught_up(columns: _native.Columns, transaction: Transaction, state: State, since: Version) -> _native.Columns:
+    """The columns with the rows, deaths and changes after `since`."""
+    if state.seq > since.seq and since.next_row:
+        dead = transaction.dead_rows(state.id, since.seq)
+        columns.remove(dead[dead < since.next_row])
+        changed = transaction.changed_rows(state.id, since.seq)
+        records = transaction.records(state.id, changed[changed < since.next_row].tolist(), documents=False)
+        rows = np.fromiter(records, dtype=np.int64, count=len(records))
+        columns.replace(rows, [record.metadata for record in records.values()])
+    if state.next_row > since.next_row:
+        for rows, metadata in transaction.metadata(state.id, since.next_row):
+            columns.add(rows, metadata, int(rows[-1]) + 1)
+        columns.add(np.empty(0, dtype=np.int64), [], state.next_row)  # the last rows may have no record
+    return columns
+
+
+def _look_into_documents(transaction: Transaction, state: State, node: Node, mask: NDArray[np.bool_]) -> None:
+    """Take out of `mask` the rows whose document does not pass."""
+    condition = to_json(node)
+    for rows, documents in transaction.documents(state.id, np.flatnonzero(mask)):
+        mask[rows] = _native.documents_matching(condition, documents)
