@@ -55,6 +55,7 @@ APART = {"parts", "uses", "doors"}
 UNSAFE = {  # the only Rust files that may say `unsafe`, and why
     "nearfield-kernels/src/x86.rs": "SIMD instructions",
     "nearfield-kernels/src/x86_graph.rs": "SIMD instructions of walks through a graph, and prefetching",
+    "nearfield-kernels/src/x86_pq.rs": "SIMD instructions of product quantisation",
     "nearfield-kernels/src/pages.rs": "asks for large pages",
     "nearfield-kernels/src/x86": "SIMD instructions, one file per instruction set",
     "nearfield-kernels/src/dispatch.rs": "calls what x86.rs may only do after the CPU was looked at",
