@@ -24,14 +24,19 @@ $(VENV)/.build: $(RUST) | $(VENV)/.deps
 	$(BIN)/python -m pip install --quiet --editable . --no-deps --no-build-isolation
 	touch $@
 
+# The engines whose files the tests read: each real one writes, nearfield reads.
+$(VENV)/.migrate: pyproject.toml | $(VENV)/.deps
+	$(BIN)/python -m pip install --quiet --editable '.[migrate]' --no-build-isolation
+	touch $@ $(VENV)/.build
+
 demo: $(VENV)/.deps $(VENV)/.build  ## index a small corpus (CORPUS=folder for your own) and ask it five questions
 	$(BIN)/nearfield demo $(CORPUS)
 
-test: $(VENV)/.deps $(VENV)/.build  ## every test, Rust and Python (under 10 minutes on 2 cores)
+test: $(VENV)/.deps $(VENV)/.migrate $(VENV)/.build  ## every test, Rust and Python (under 10 minutes on 2 cores)
 	cargo test --quiet $(CRATES)
 	$(BIN)/pytest -q -m "not soak"
 
-soak: $(VENV)/.deps $(VENV)/.build  ## the long forms of the tests
+soak: $(VENV)/.deps $(VENV)/.migrate $(VENV)/.build  ## the long forms of the tests
 	$(BIN)/pytest -q -m soak
 
 lint: $(VENV)/.deps $(VENV)/.build  ## formatting, clippy, ruff, types, stubs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import nearfield as nf
 from databases import Letters
 from nearfield import transaction
+from nearfield.cli import main
+from terminal import Ended, Run
 
 
 @pytest.fixture(params=["memory", "folder"])
@@ -24,3 +27,18 @@ def letters(db: nf.Database) -> nf.Collection:
     collection = db.collection("letters", embedder=Letters())
     collection.add(["aaa", "bbb", "ccc", "aab"], ids=["a", "b", "c", "ab"], metadatas=[{"n": n} for n in range(4)])
     return collection
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command inside this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*words: str | Path) -> Ended:
+        monkeypatch.setattr("sys.argv", ["nearfield", *map(str, words)])
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
+            main()
+        return Ended(int(end.value.code or 0), *capsys.readouterr())
+
+    return run

@@ -9,45 +9,18 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 import nearfield as nf
 from nearfield.chunk import passages
-from nearfield.cli import main
 from nearfield.cli.demo import QUESTIONS, STOP_WORDS, Keywords
 from nearfield.load import find_files, read_file
+from terminal import Run
 
 CORPUS = Path(__file__).resolve().parents[1] / "examples" / "corpus"
 COMMAND = [sys.executable, "-c", "from nearfield.cli import main; main()"]
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command inside this process, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def run(*words: str | Path) -> Ended:
-        monkeypatch.setattr("sys.argv", ["nearfield", *map(str, words)])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
-            main()
-        return Ended(int(end.value.code or 0), *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

@@ -437,3 +437,38 @@ def test_what_an_embedder_returns_is_checked(letters: nf.Collection, made: Any, 
     with pytest.raises(InvalidInput, match=says):
         letters.add(["x", "y"])
     assert snapshot(letters) == before
+
+
+# Going through all records
+
+
+def test_a_walk_through_the_records_forbids_writing(letters: nf.Collection) -> None:
+    seen = []
+    for records in letters.scan(batch=3, include=["documents"]):
+        letters.update([record.id for record in records], documents=["bbb"] * len(records))
+        assert letters.search("bbb", k=4)
+        seen += [(record.id, record.document, record.metadata) for record in records]
+    assert seen == [("a", "aaa", {}), ("b", "bbb", {}), ("c", "ccc", {}), ("ab", "aab", {})]
+    assert {record.document for record in letters.get()} == {"bbb"}
+    assert [record.id for records in letters.scan(where={"n": {"$gt": 1}}) for record in records] == ["c", "ab"]
+    with pytest.raises(InvalidInput, match="batch must be"):
+        letters.scan(batch=0)
+
+
+def test_vectors_are_adopted_that_another_model_made(db: nf.Database) -> None:
+    collection = db.collection("c", embedder=Letters())
+    collection.adopt("letters:1")
+    collection.add(embeddings=[[3, 0, 0, 1]], ids=["a"])
+    assert collection.search("aaa", k=1).ids == ["a"]
+    collection.adopt("letters:1")
+    with pytest.raises(EmbedderMismatch):
+        collection.adopt("letters:2")
+    given = db.collection("given", embedder=None)
+    given.add(embeddings=[[1.0]])
+    with pytest.raises(InvalidInput, match="nobody knows"):
+        given.adopt("letters:1")
+
+
+def test_unknown_ids_are_known(letters: nf.Collection) -> None:
+    assert letters.known(["a", "x", "ab"]) == {"a", "ab"}
+    assert letters.known("x") == set()

@@ -18,6 +18,7 @@ from nearfield.cli.commands import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN = ("quickstart.md", "moving.md")  # pages whose shell blocks are run, from top to bottom
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -60,12 +61,11 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, workshop: Path
         exec(compile("\n" * (line - 1) + block, str(page), "exec"), names)
 
 
-def test_the_commands_of_the_quickstart_run(
-    workshop: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("page", RUN)
+def test_the_commands_of_a_page_run(
+    page: str, workshop: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ran = list(commands(ROOT / "docs" / "quickstart.md"))
-    assert {words[0] for words in ran} == set(COMMANDS)
-    for words in ran:
+    for words in commands(ROOT / "docs" / page):
         monkeypatch.setattr("sys.argv", ["nearfield", *words])
         with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
             main()

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-import numpy as np
-
 from nearfield import compaction, filters, inputs
-from nearfield.columns import LiveColumns
 from nearfield.derived import Derived
 from nearfield.encoding import Encoder
-from nearfield.errors import AlreadyExists, EmbedderMismatch, InvalidInput
 from nearfield.fields import F
-from nearfield.live import Version
-from nearfield.reading import Reader, existing
+from nearfield.reading import Reader
 from nearfield.searching import Request, Searcher, SearchOptions
 from nearfield.store import Store
-from nearfield.transaction import State, Stored, Transaction, mismatch_message, taken_message
+from nearfield.transaction import State
 from nearfield.types import Hits, Metadata, Metric, OrderBy, Record, Scalar, Where
-from nearfield.verbs import Verbs
+from nearfield.writing import Writer
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from nearfield.embed import Embedder, EmbedderLike
     from nearfield.fuse import Fusion
     from nearfield.rerank import Reranker
 
 
-class Collection(Verbs):
+class Collection:
     """Records of one database under one name. Made by `Database.collection()`, not directly.
 
     It may be used from many threads, after a fork, and, pickled, in other processes. All methods raise `Closed` after
@@ -53,6 +48,7 @@ class Collection(Verbs):
         self._reopen = reopen
         self._encoder = Encoder(embedder, state)
         self._reader = Reader(store, derived, state)
+        self._writer = Writer(store, self._reader, self._encoder, state)
         self._searcher = Searcher(store, derived, self._encoder, state)
 
     @property
@@ -119,7 +115,7 @@ class Collection(Verbs):
             >>> docs.add(["The cat sat on the mat."], ids=["cat"], metadatas=[{"year": 1999}])
             ['cat']
         """
-        return self._put(documents, ids, embeddings, metadatas, replace=False)
+        return self._writer.put(documents, ids, embeddings, metadatas, replace=False)
 
     def upsert(
         self,
@@ -130,7 +126,7 @@ class Collection(Verbs):
         metadatas: Metadata | Iterable[Metadata | None] | None = None,
     ) -> list[str]:
         """Like `add`, but a record whose id exists is replaced as a whole: what is not given is gone."""
-        return self._put(documents, ids, embeddings, metadatas, replace=True)
+        return self._writer.put(documents, ids, embeddings, metadatas, replace=True)
 
     def update(
         self,
@@ -152,44 +148,21 @@ class Collection(Verbs):
         Example:
             >>> docs.update("cat", metadatas={"year": 2000})
         """
-        names = inputs.ids(ids)
-        texts = None if documents is None else inputs.documents(documents)
-        fields = None if metadatas is None else inputs.metadatas(metadatas)
-        state = self._state()
-        vectors = None if embeddings is None else inputs.vectors(embeddings, state.dimension)
-        if texts is None and fields is None and vectors is None:
-            raise InvalidInput("update() was given nothing to change: give documents, embeddings or metadatas")
-        inputs.same_length(ids=names, documents=texts, embeddings=vectors, metadatas=fields)
-        moved = list(range(len(names))) if vectors is not None else []
-        identity = None
-        with self._store.reading() as transaction:
-            existing(transaction, transaction.state(self._id, self._name), names)  # before anything is paid for
-        if texts is not None and vectors is None and state.embedder is not None:
-            moved = [at for at, text in enumerate(texts) if text is not None]
-            vectors, identity = self._encoder.documents(state, inputs.texts([texts[at] for at in moved], "documents"))
-        with self._store.writing() as transaction:
-            state = transaction.state(self._id, self._name)
-            rows = existing(transaction, state, names)
-            if moved and vectors is not None:
-                state = self._settled(transaction, vectors, identity)
-            old = transaction.records(state.id, rows)
-            new = [
-                Stored(
-                    row,
-                    name,
-                    old[row].metadata if fields is None or (field := fields[at]) is None else field,
-                    old[row].document if texts is None or (text := texts[at]) is None else text,
-                )
-                for at, (name, row) in enumerate(zip(names, rows, strict=True))
-            ]
-            skip = set(moved)
-            transaction.rewrite(state, [record for at, record in enumerate(new) if at not in skip])
-            if moved and vectors is not None:  # a new vector is a new row
-                transaction.bury(state, [rows[at] for at in moved])
-                _, ids_, metadatas_, documents_ = zip(*(new[at] for at in moved), strict=True)
-                transaction.append(state, ids_, documents_, metadatas_, vectors)
-            state = transaction.state(self._id, self._name)
-        compaction.compact_if_due(self._store, state)
+        self._writer.update(ids, documents, embeddings, metadatas)
+
+    def adopt(self, identity: str) -> None:
+        """Say which embedder made the vectors that will be given: texts are then embedded with that one only.
+
+        For vectors that were computed elsewhere, in a collection that is still empty.
+
+        Args:
+            identity: as `Collection.embedder_identity` tells it.
+
+        Raises:
+            EmbedderMismatch: the collection has vectors of another embedder.
+            InvalidInput: it has vectors that were given, whose embedder nobody knows.
+        """
+        self._writer.adopt(identity)
 
     def delete(
         self,
@@ -206,30 +179,7 @@ class Collection(Verbs):
         Raises:
             InvalidInput: neither was given, or a filter is wrong, or matches everything by being empty.
         """
-        if ids is None and where is None and where_document is None:
-            raise InvalidInput("delete() needs ids or a filter; Database.drop(name) removes a whole collection")
-        filter = filters.parse(where, where_document)
-        if ids is None and filter is None:
-            raise InvalidInput(f"where={where!r} matches every record; Database.drop(name) removes a whole collection")
-        names = None if ids is None else inputs.ids(ids, unique=False)
-        for last in (False, False, False, True):
-            found = None if filter is None or last else self._reader.matching(filter, names)
-            with self._store.writing() as transaction:
-                state = transaction.state(self._id, self._name)
-                if filter is None:
-                    rows = list(transaction.rows_of(state.id, names or ()).values())
-                elif found is not None and found[0] == Version.of(state):
-                    rows = found[1]
-                elif last:  # others write all the time: nobody can now
-                    rows = self._reader.matching_now(transaction, state, filter, names, LiveColumns(self._store))
-                else:
-                    continue
-                if rows:
-                    transaction.bury(state, rows)
-                    state = transaction.state(self._id, self._name)
-                break
-        compaction.compact_if_due(self._store, state)
-        return len(rows)
+        return self._writer.delete(ids, where, where_document)
 
     def compact(self) -> bool:
         """Rewrite the collection without what was deleted or replaced, and give its room on the disk back.
@@ -291,6 +241,38 @@ class Collection(Verbs):
             stop=None if limit is None else start + inputs.not_negative(limit, "limit"),
             include=inputs.include(include),
         )
+
+    def scan(
+        self,
+        *,
+        where: Where | None = None,
+        where_document: Where | None = None,
+        include: Sequence[str] = ("documents", "metadatas"),
+        batch: int = 1000,
+    ) -> Iterator[list[Record]]:
+        """All records, or those that match, oldest first, a list of `batch` at a time: memory holds one list.
+
+        What comes is the collection as it was at the first list, whatever is written meanwhile.
+
+        Raises:
+            InvalidInput: as `get`.
+
+        Example:
+            >>> sum(len(records) for records in docs.scan(batch=100))
+            2
+        """
+        return self._reader.scan(
+            filters.parse(where, where_document), inputs.include(include), inputs.positive(batch, "batch")
+        )
+
+    def known(self, ids: str | Iterable[str]) -> set[str]:
+        """Those of `ids` that the collection has.
+
+        Example:
+            >>> docs.known(["cat", "unicorn"])
+            {'cat'}
+        """
+        return self._reader.known(inputs.ids(ids, unique=False))
 
     def peek(self, n: int = 10) -> list[Record]:
         """The n oldest records."""
@@ -430,51 +412,6 @@ class Collection(Verbs):
         return self._searcher.similar(ids, Request.checked(k, **options))
 
     # -- within -----------------------------------------------------------------------------------------------------
-
-    def _put(self, documents: Any, ids: Any, embeddings: Any, metadatas: Any, *, replace: bool) -> list[str]:
-        if documents is None and embeddings is None:
-            raise InvalidInput("give documents, embeddings, or both")
-        texts = None if documents is None else inputs.documents(documents)
-        names = None if ids is None else inputs.ids(ids)
-        fields = None if metadatas is None else inputs.metadatas(metadatas)
-        state = self._state()
-        vectors = None if embeddings is None else inputs.vectors(embeddings, state.dimension)
-        count = inputs.same_length(documents=texts, ids=names, embeddings=vectors, metadatas=fields)
-        if count == 0:
-            return []
-        identity = None
-        if vectors is None:
-            assert texts is not None
-            said = inputs.texts(texts, "documents")
-            if names is not None and not replace:
-                with self._store.reading() as transaction:  # before the embedding is paid for
-                    state = transaction.state(self._id, self._name)
-                    if taken := transaction.rows_of(state.id, names):
-                        raise AlreadyExists(taken_message(self._name, [name for name in names if name in taken]))
-            vectors, identity = self._encoder.documents(state, said)
-        names = inputs.new_ids(count) if names is None else names
-        with self._store.writing() as transaction:
-            state = self._settled(transaction, vectors, identity)
-            if replace and (old := transaction.rows_of(state.id, names)):
-                transaction.bury(state, list(old.values()))
-            json_fields = ["{}"] * count if fields is None else [field or "{}" for field in fields]
-            transaction.append(state, names, texts or [None] * count, json_fields, vectors)
-            state = transaction.state(self._id, self._name)
-        compaction.compact_if_due(self._store, state)
-        return names
-
-    def _settled(self, transaction: Transaction, vectors: NDArray[np.float32], identity: str | None) -> State:
-        """The state, in which dimension and embedder agree with these vectors: the first ones decide."""
-        state = transaction.state(self._id, self._name)
-        dimension = vectors.shape[1]
-        if state.dimension not in (None, dimension):
-            who = f"the embedder {identity!r} makes vectors of" if identity else "embeddings have"
-            raise InvalidInput(f"{who} {dimension} dimensions, collection {self._name!r} has {state.dimension}")
-        if identity is not None and state.embedder not in (None, identity):
-            raise EmbedderMismatch(mismatch_message(state, identity))
-        if state.dimension is None or (identity is not None and state.embedder is None):
-            state = transaction.settle(state.id, dimension=dimension, embedder=identity or state.embedder)
-        return state
 
     def _state(self) -> State:
         with self._store.reading() as transaction:

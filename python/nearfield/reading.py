@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from nearfield.columns import LiveColumns
 from nearfield.derived import Derived
 from nearfield.errors import NotFound
 from nearfield.filters import Filter
-from nearfield.live import Version, consistent
+from nearfield.live import Moved, Version, consistent
 from nearfield.store import Store
 from nearfield.transaction import State, Transaction
 from nearfield.types import Record
@@ -54,19 +54,33 @@ class Reader:
                 mask = self._columns.allowed(transaction, state, filter, named)
                 rows = np.flatnonzero(mask).tolist() if named is None else [row for row in named if mask[row]]
                 rows = rows[start:stop]
-            found = transaction.records(state.id, rows, documents="documents" in include)
-            vectors = transaction.vectors_of(state, rows) if "embeddings" in include else [None] * len(rows)
-            return [
-                Record(
-                    found[row].id,
-                    found[row].document,
-                    json.loads(found[row].metadata) if "metadatas" in include else {},
-                    vector,
-                )
-                for row, vector in zip(rows, vectors, strict=True)
-            ]
+            return _records(transaction, state, rows, include)
 
         return consistent(self._store, self._gate, read)
+
+    def scan(self, filter: Filter | None, include: set[str], size: int) -> Iterator[list[Record]]:
+        """`Collection.scan`, its arguments checked."""
+        lists = self._lists(filter, include, size)
+        return lists if self._store.path is not None else iter(list(lists))  # in memory nobody could write meanwhile
+
+    def _lists(self, filter: Filter | None, include: set[str], size: int) -> Iterator[list[Record]]:
+        with self._store.reading() as transaction:
+            state = transaction.state(self._origin, self._name)
+            if filter is None:
+                rows = transaction.rows(state.id)
+            else:
+                try:
+                    mask = self._columns.allowed(transaction, state, filter)
+                except Moved:  # the columns are newer than this view, which must not change from here on
+                    mask = LiveColumns(self._store).allowed(transaction, state, filter)
+                rows = np.flatnonzero(mask)
+            for at in range(0, len(rows), size):
+                yield _records(transaction, state, rows[at : at + size].tolist(), include)
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """`Collection.known`, its arguments checked."""
+        with self._store.reading() as transaction:
+            return set(transaction.rows_of(transaction.state(self._origin, self._name).id, ids))
 
     def matching(self, filter: Filter, ids: Sequence[str] | None) -> tuple[Version, list[int]]:
         """The rows that pass, ascending, of these ids where they are given; and the version of the collection."""
@@ -121,3 +135,18 @@ def existing(transaction: Transaction, state: State, ids: Sequence[str]) -> list
             f"collection {state.name!r} has no records with the ids {', '.join(map(repr, missing[:3]))}{more}"
         )
     return [rows[id] for id in ids]
+
+
+def _records(transaction: Transaction, state: State, rows: Sequence[int], include: set[str]) -> list[Record]:
+    """The records in `rows`, which exist, with the parts that are wanted."""
+    found = transaction.records(state.id, rows, documents="documents" in include)
+    vectors = transaction.vectors_of(state, rows) if "embeddings" in include else [None] * len(rows)
+    return [
+        Record(
+            found[row].id,
+            found[row].document,
+            json.loads(found[row].metadata) if "metadatas" in include else {},
+            vector,
+        )
+        for row, vector in zip(rows, vectors, strict=True)
+    ]

@@ -67,14 +67,14 @@ impl Rows<'_> {
 }
 
 /// The bar of one query, shared by all threads. Floats are kept as integers of the same order.
-pub(crate) struct Bar(AtomicI32);
+struct Bar(AtomicI32);
 
 impl Bar {
-    pub fn new() -> Self {
+    fn new() -> Self {
         Self(AtomicI32::new(ordered(KthLargest::LOWEST)))
     }
 
-    pub fn get(&self) -> f32 {
+    fn get(&self) -> f32 {
         let bits = self.0.load(Ordering::Relaxed);
         f32::from_bits((bits ^ (((bits >> 31) as u32) >> 1) as i32) as u32)
     }
@@ -90,19 +90,19 @@ fn ordered(value: f32) -> i32 {
 }
 
 /// What one thread has found for one query.
-pub(crate) struct Found {
+struct Found {
     kth: KthLargest,
-    pub candidates: Vec<Candidate>,
+    candidates: Vec<Candidate>,
     room: usize,
 }
 
 impl Found {
-    pub fn new(k: usize) -> Self {
+    fn new(k: usize) -> Self {
         Self { kth: KthLargest::new(k), candidates: Vec::new(), room: 4 * k + 1024 }
     }
 
     /// Takes in the selected rows of a tile; `row_of` tells a position's row.
-    pub fn take(
+    fn take(
         &mut self,
         selected: &[u32],
         dots: &[i32],
@@ -125,17 +125,6 @@ impl Found {
             let bar = bar.get();
             self.candidates.retain(|candidate| candidate.upper >= bar);
             self.room = (2 * self.candidates.len()).max(self.room);
-        }
-    }
-}
-
-impl Found {
-    /// Takes in one row, by its dot product with the query's coarse code.
-    pub fn judge(&mut self, row: u32, dot: i32, (factors, lane): (&Factors, usize), query: &QueryCode, bar: &Bar) {
-        let (lower, upper) = query.interval(dot, factors, lane);
-        if upper >= bar.get() {
-            self.candidates.push(Candidate { row, dot, upper });
-            bar.raise(self.kth.push(lower));
         }
     }
 }
@@ -217,9 +206,7 @@ impl<'a> Pass<'a> {
         };
         let grouped = if queries.len() >= PACK_FROM { queries } else { &[] };
         let double = 2 * BLOCK;
-        let copied = matches!(rows.within, Within::Listed(_));
-        let tile_bytes = if grouped.is_empty() && !copied { STRETCH_BYTES } else { TILE_BYTES };
-        let most = rows.read().next_multiple_of(double).clamp(double, 4096);
+        let tile_bytes = if grouped.is_empty() { STRETCH_BYTES } else { TILE_BYTES };
         Self {
             kernels,
             rows,
@@ -227,7 +214,7 @@ impl<'a> Pass<'a> {
             weights: queries.iter().map(|query| query.coarse).collect(),
             groups: grouped.chunks(GROUP).map(packed).collect(),
             bars: queries.iter().map(|_| Bar::new()).collect(),
-            per_tile: (tile_bytes / (rows.lines * LINE) / double * double).clamp(double, most),
+            per_tile: (tile_bytes / (rows.lines * LINE) / double * double).clamp(double, 4096),
         }
     }
 
@@ -328,7 +315,11 @@ impl Gathered {
             }
             let from = row as usize * rows.lines;
             self.codes[i * rows.lines..(i + 1) * rows.lines].copy_from_slice(&rows.codes[from..from + rows.lines]);
-            self.factors[i / BLOCK].copy_lane(i % BLOCK, &rows.factors[row as usize / BLOCK], row as usize % BLOCK);
+            let (of, to, lane) = (&rows.factors[row as usize / BLOCK], &mut self.factors[i / BLOCK], i % BLOCK);
+            to.scale[lane] = of.scale[row as usize % BLOCK];
+            to.residual[lane] = of.residual[row as usize % BLOCK];
+            to.norm[lane] = of.norm[row as usize % BLOCK];
+            to.bias[lane] = of.bias[row as usize % BLOCK];
         }
     }
 }
