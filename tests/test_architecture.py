@@ -22,7 +22,7 @@ CRATES = ROOT / "crates"
 # From the ground up. A module imports from rows above its own, and inside a row from modules to its left, except
 # that the rows named in APART hold rooms which never know each other. A set is one room in several files.
 LAYERS: dict[str, list[str | frozenset[str]]] = {
-    "ground": ["errors", "_optional", "types", "remote", "_native"],
+    "ground": ["errors", "_optional", "types", "answers", "remote", "_native"],
     "parts": [
         "fields",
         "filters",
@@ -44,6 +44,7 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         "reading",
         "writing",
         "searching",
+        "verbs",
         "collection",
         "database",
     ],
@@ -55,6 +56,7 @@ APART = {"parts", "uses", "doors"}
 UNSAFE = {  # the only Rust files that may say `unsafe`, and why
     "nearfield-kernels/src/x86.rs": "SIMD instructions",
     "nearfield-kernels/src/x86_graph.rs": "SIMD instructions of walks through a graph, and prefetching",
+    "nearfield-kernels/src/x86_pq.rs": "SIMD instructions of product quantisation",
     "nearfield-kernels/src/pages.rs": "asks for large pages",
     "nearfield-kernels/src/x86": "SIMD instructions, one file per instruction set",
     "nearfield-kernels/src/dispatch.rs": "calls what x86.rs may only do after the CPU was looked at",
@@ -146,6 +148,17 @@ def test_the_inspector_sees_every_form_of_import() -> None:
     assert not may_import("types", "index")
     with pytest.raises(AssertionError, match="no layer"):
         room("gargoyle")
+
+
+def test_only_verbs_call_upward_and_only_what_people_do_with_a_collection() -> None:
+    from nearfield.verbs import HOMES
+
+    assert {room(home)[0] for home in HOMES.values()} == {"uses"}
+    for path in MODULES:
+        row = room(first_name(path))[0]
+        if row not in ("uses", "doors") and path.name not in ("verbs.py", "_optional.py"):
+            by_name = re.search(r'import_module\(f"nearfield\.(?!embed\.)', path.read_text())
+            assert not by_name, f"{path.name} imports a room by a name it makes up: only verbs.py may"
 
 
 def _modules_after(code: str) -> set[str]:

@@ -1,7 +1,4 @@
-"""nearfield: an embedded vector search engine.
-
-`nf.open(path)` opens a database, `nf.Index(dimension)` is the engine alone. Names are loaded when first used.
-"""
+"""nearfield: an embedded vector search engine. Names are loaded when first used."""
 
 from __future__ import annotations
 
@@ -10,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nearfield import errors as errors
+    from nearfield.answers import Answer as Answer
     from nearfield.collection import Collection as Collection
     from nearfield.database import Database as Database
     from nearfield.database import open as open
     from nearfield.fields import F as F
     from nearfield.index import Index as Index
     from nearfield.index import build_info as build_info
+    from nearfield.rag import Rag as Rag
     from nearfield.sparse import SparseIndex as SparseIndex
     from nearfield.types import Hit as Hit
     from nearfield.types import Hits as Hits
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
     from nearfield.types import Report as Report
 
 _HOMES = {"open": "database", "Database": "database", "Collection": "collection", "F": "fields", "Index": "index"}
-_HOMES |= {"SparseIndex": "sparse", "build_info": "index"} | dict.fromkeys(("Hit", "Hits", "Record", "Report"), "types")
+_HOMES |= {"SparseIndex": "sparse", "build_info": "index", "Rag": "rag", "Answer": "answers"}
+_HOMES |= dict.fromkeys(("Hit", "Hits", "Record", "Report"), "types")
 __all__ = [*_HOMES, "errors"]
 __version__ = "0.1.0"
 

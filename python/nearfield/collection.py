@@ -15,6 +15,7 @@ from nearfield.searching import Request, Searcher, SearchOptions
 from nearfield.store import Store
 from nearfield.transaction import State
 from nearfield.types import Hits, Metadata, Metric, OrderBy, Record, Scalar, Where
+from nearfield.verbs import Verbs
 from nearfield.writing import Writer
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from nearfield.rerank import Reranker
 
 
-class Collection:
+class Collection(Verbs):
     """Records of one database under one name. Made by `Database.collection()`, not directly.
 
     It may be used from many threads, after a fork, and, pickled, in other processes. All methods raise `Closed` after

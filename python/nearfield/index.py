@@ -20,7 +20,7 @@ from nearfield.types import METRICS, Metric, Report
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-KINDS = ("auto", "flat", "hnsw")
+KINDS = ("auto", "flat", "hnsw", "ivf", "ivf_pq", "lsh")
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -37,14 +37,15 @@ def build_info() -> dict[str, Any]:
 class Index:
     """Nearest neighbours among float32 vectors of one dimension.
 
-    Exact unless kind is "hnsw": the answers of a float64 brute-force search, ties broken by insertion order. Searches
-    may run in many threads at once; `add` and `remove` wait for them.
+    Exact by default: the answers of a float64 brute-force search, ties broken by insertion order. Searches may run in
+    many threads at once; `add` and `remove` wait for them.
 
     Args:
         dimension: Numbers in a vector, 1 to 65,535.
         metric: "cosine" (of the angle; 0 where a vector is zero), "dot" or "l2".
-        kind: "flat" is the exact scan, "hnsw" a graph that answers faster, at the recall that a search states; "auto"
-            lets nearfield choose, which today is flat.
+        kind: "flat" is the exact scan. The others answer faster, at the recall that a search states: "hnsw" is a graph,
+            "ivf" scans the lists of rows nearest to the query, "ivf_pq" the same on product-quantised codes, "lsh"
+            looks into hash tables. "auto" lets nearfield choose, which today is flat.
         threads: Threads for one call at the most; None means one for every core. Small calls use fewer.
 
     Raises:
@@ -175,7 +176,7 @@ class Index:
             allow: Which vectors may be answered: ids (integers; unknown ones are passed over), or a boolean mask with a
                 place for every id, `mask[id]`. If k of them exist, k come back.
             recall: Share of the true answers wanted on average, over 0 and up to 1; 1 means exact. A flat index always
-                reaches it. An hnsw index chooses its effort by what it measured when it was built; default 0.95.
+                reaches it. Other kinds choose their effort by what they measured when they were built; default 0.95.
             exact: Demand exact answers.
             report: Also return a `Report` of the work done.
 

@@ -47,6 +47,18 @@ impl Allowed {
         Self { bits, count }
     }
 
+    /// All live rows but these.
+    pub fn but(ids: &Ids, rows: &[u32]) -> Self {
+        let mut bits = vec![u64::MAX; ids.rows().div_ceil(64)];
+        if let Some(last) = bits.last_mut().filter(|_| !ids.rows().is_multiple_of(64)) {
+            *last = (1 << (ids.rows() % 64)) - 1;
+        }
+        ids.keep_live(&mut bits);
+        rows.iter().for_each(|row| bits[*row as usize / 64] &= !(1 << (row % 64)));
+        let count = bits.iter().map(|word| word.count_ones() as usize).sum();
+        Self { bits, count }
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.count

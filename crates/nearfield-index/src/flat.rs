@@ -52,7 +52,7 @@ pub struct Flat {
     pub(crate) factors: Vec<Factors>,
     pub(crate) frame: Frame,
     /// Rows there were when the frame was trained.
-    framed: usize,
+    pub(crate) framed: usize,
 }
 
 /// What to search for.
@@ -360,6 +360,31 @@ impl Flat {
         answers.rows_reread += reread;
         answers.bytes_read += bytes + looked.into_inner() * rows.lines * 64 + reread * self.dimension * 4;
         answers.threads = answers.threads.max(threads);
+        Ok(())
+    }
+
+    /// Answers exactly where an approximate search found too few of the rows that may be answered.
+    pub(crate) fn rescue(
+        &self,
+        request: &Request,
+        allowed: Option<&Allowed>,
+        starved: &[usize],
+        answers: &mut Answers,
+    ) -> Result<()> {
+        if starved.is_empty() {
+            return Ok(());
+        }
+        let (dimension, k) = (self.dimension, request.k);
+        let queries: Vec<f32> =
+            starved.iter().flat_map(|q| &request.queries[q * dimension..(q + 1) * dimension]).copied().collect();
+        let exact = self.search_allowed(allowed, &Request { queries: &queries, ..*request })?;
+        for (i, q) in starved.iter().enumerate() {
+            answers.ids[q * k..(q + 1) * k].copy_from_slice(&exact.ids[i * k..(i + 1) * k]);
+            answers.scores[q * k..(q + 1) * k].copy_from_slice(&exact.scores[i * k..(i + 1) * k]);
+        }
+        answers.rows_scanned += exact.rows_scanned;
+        answers.rows_reread += exact.rows_reread;
+        answers.bytes_read += exact.bytes_read;
         Ok(())
     }
 

@@ -421,28 +421,8 @@ impl Hnsw {
             + (work.scanned + work.looked) * long
             + work.read * flat.dimension * 4;
         starved.sort_unstable();
-        self.rescue(request, plan, &starved, &mut answers)?;
+        flat.rescue(request, plan.allowed, &starved, &mut answers)?;
         Ok(answers)
-    }
-
-    /// Answers exactly where a walk found too few rows that may be answered.
-    fn rescue(&self, request: &Request, plan: &Plan, starved: &[usize], answers: &mut Answers) -> Result<()> {
-        if starved.is_empty() {
-            return Ok(());
-        }
-        let (dimension, k) = (self.flat.dimension, request.k);
-        let queries: Vec<f32> =
-            starved.iter().flat_map(|q| &request.queries[q * dimension..(q + 1) * dimension]).copied().collect();
-        let request = Request { queries: &queries, ..*request };
-        let exact = self.flat.search_allowed(plan.allowed, &request)?;
-        for (i, q) in starved.iter().enumerate() {
-            answers.ids[q * k..(q + 1) * k].copy_from_slice(&exact.ids[i * k..(i + 1) * k]);
-            answers.scores[q * k..(q + 1) * k].copy_from_slice(&exact.scores[i * k..(i + 1) * k]);
-        }
-        answers.rows_scanned += exact.rows_scanned;
-        answers.rows_reread += exact.rows_reread;
-        answers.bytes_read += exact.bytes_read;
-        Ok(())
     }
 }
 
@@ -463,7 +443,7 @@ fn guide_lines(dimension: usize) -> usize {
 }
 
 /// Puts rows in a random order, the same at every build.
-fn shuffle(rows: &mut [u32]) {
+pub(crate) fn shuffle(rows: &mut [u32]) {
     let mut state = 0x6E65_6172_u64;
     for i in (1..rows.len()).rev() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

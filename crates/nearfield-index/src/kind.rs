@@ -6,7 +6,8 @@ use std::path::Path;
 use crate::codec::Reader;
 use crate::flat::{Answers, Flat, Request};
 use crate::hnsw::Hnsw;
-use crate::{Error, Metric, Result};
+use crate::probe::{Probed, Structure};
+use crate::{Error, Ivf, IvfPq, Lsh, Metric, Result};
 
 /// A kind of index: exact vectors, and a way of searching them.
 pub trait Kind: Debug + Send + Sync {
@@ -67,14 +68,28 @@ impl Kind for Hnsw {
     forwarded!();
 }
 
+#[allow(private_bounds)]
+impl<S: Structure> Kind for Probed<S> {
+    fn name(&self) -> &'static str {
+        S::NAME
+    }
+    fn vectors(&self) -> &Flat {
+        self.exact()
+    }
+    forwarded!();
+}
+
 /// Every kind, in the order of their codes on disk.
-pub const NAMES: [&str; 2] = ["flat", "hnsw"];
+pub const NAMES: [&str; 5] = ["flat", "hnsw", "ivf", "ivf_pq", "lsh"];
 
 /// An empty index of the kind of that name.
 pub fn create(name: &str, dimension: usize, metric: Metric) -> Result<Box<dyn Kind>> {
     match name {
         "flat" => Ok(Box::new(Flat::new(dimension, metric)?)),
         "hnsw" => Ok(Box::new(Hnsw::new(dimension, metric)?)),
+        "ivf" => Ok(Box::new(Ivf::new(dimension, metric)?)),
+        "ivf_pq" => Ok(Box::new(IvfPq::new(dimension, metric)?)),
+        "lsh" => Ok(Box::new(Lsh::new(dimension, metric)?)),
         _ => Err(Error::Invalid(format!("unknown kind {name:?}: use one of {}", NAMES.join(", ")))),
     }
 }
@@ -85,6 +100,9 @@ pub fn load(path: &Path, threads: usize) -> Result<Box<dyn Kind>> {
     match NAMES.get(header.kind as usize) {
         Some(&"flat") => Ok(Box::new(Flat::load(path, threads)?)),
         Some(&"hnsw") => Ok(Box::new(Hnsw::load(path, threads)?)),
+        Some(&"ivf") => Ok(Box::new(Ivf::load(path, threads)?)),
+        Some(&"ivf_pq") => Ok(Box::new(IvfPq::load(path, threads)?)),
+        Some(&"lsh") => Ok(Box::new(Lsh::load(path, threads)?)),
         _ => Err(file.corrupt("it holds a kind of index that this version does not know")),
     }
 }

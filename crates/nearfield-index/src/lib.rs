@@ -2,6 +2,7 @@
 //!
 //! * [`flat`] answers exactly: 8-bit codes say which rows could be among the best, and only those are read in full.
 //! * [`hnsw`] answers approximately, at a recall it has measured on its own rows: a walk through a graph of neighbours.
+//! * [`ivf`], [`ivf_pq`] and [`lsh`] look into a part of the rows; what they have in common is in [`probe`].
 //! * [`sparse`] answers exactly for texts (BM25, TF-IDF; the words are from [`text`]) and for sparse vectors.
 //! * [`kind`] is the one face of all that hold dense vectors.
 //! * [`columns`] answers filters on metadata with sets of rows; [`filter`] says what a filter is.
@@ -19,10 +20,15 @@ pub mod hnsw;
 mod hnsw_build;
 mod hnsw_file;
 mod ids;
+pub mod ivf;
+pub mod ivf_pq;
 pub mod kind;
+pub mod lsh;
 mod maxscore;
+mod partition;
 pub mod pool;
 mod postings;
+pub mod probe;
 mod refine;
 mod scan;
 pub mod sparse;
@@ -37,6 +43,9 @@ pub use error::{Error, Result};
 pub use filter::{Filter, Pattern};
 pub use flat::{Answers, Flat, Request};
 pub use hnsw::Hnsw;
+pub use ivf::Ivf;
+pub use ivf_pq::IvfPq;
 pub use kind::Kind;
+pub use lsh::Lsh;
 pub use nearfield_kernels::{Kernels, Level, Metric, dispatch, kernels};
 pub use sparse::Sparse;

@@ -67,14 +67,14 @@ impl Rows<'_> {
 }
 
 /// The bar of one query, shared by all threads. Floats are kept as integers of the same order.
-struct Bar(AtomicI32);
+pub(crate) struct Bar(AtomicI32);
 
 impl Bar {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(AtomicI32::new(ordered(KthLargest::LOWEST)))
     }
 
-    fn get(&self) -> f32 {
+    pub fn get(&self) -> f32 {
         let bits = self.0.load(Ordering::Relaxed);
         f32::from_bits((bits ^ (((bits >> 31) as u32) >> 1) as i32) as u32)
     }
@@ -90,19 +90,19 @@ fn ordered(value: f32) -> i32 {
 }
 
 /// What one thread has found for one query.
-struct Found {
+pub(crate) struct Found {
     kth: KthLargest,
-    candidates: Vec<Candidate>,
+    pub candidates: Vec<Candidate>,
     room: usize,
 }
 
 impl Found {
-    fn new(k: usize) -> Self {
+    pub fn new(k: usize) -> Self {
         Self { kth: KthLargest::new(k), candidates: Vec::new(), room: 4 * k + 1024 }
     }
 
     /// Takes in the selected rows of a tile; `row_of` tells a position's row.
-    fn take(
+    pub fn take(
         &mut self,
         selected: &[u32],
         dots: &[i32],
@@ -125,6 +125,17 @@ impl Found {
             let bar = bar.get();
             self.candidates.retain(|candidate| candidate.upper >= bar);
             self.room = (2 * self.candidates.len()).max(self.room);
+        }
+    }
+}
+
+impl Found {
+    /// Takes in one row, by its dot product with the query's coarse code.
+    pub fn judge(&mut self, row: u32, dot: i32, (factors, lane): (&Factors, usize), query: &QueryCode, bar: &Bar) {
+        let (lower, upper) = query.interval(dot, factors, lane);
+        if upper >= bar.get() {
+            self.candidates.push(Candidate { row, dot, upper });
+            bar.raise(self.kth.push(lower));
         }
     }
 }
@@ -206,7 +217,9 @@ impl<'a> Pass<'a> {
         };
         let grouped = if queries.len() >= PACK_FROM { queries } else { &[] };
         let double = 2 * BLOCK;
-        let tile_bytes = if grouped.is_empty() { STRETCH_BYTES } else { TILE_BYTES };
+        let copied = matches!(rows.within, Within::Listed(_));
+        let tile_bytes = if grouped.is_empty() && !copied { STRETCH_BYTES } else { TILE_BYTES };
+        let most = rows.read().next_multiple_of(double).clamp(double, 4096);
         Self {
             kernels,
             rows,
@@ -214,7 +227,7 @@ impl<'a> Pass<'a> {
             weights: queries.iter().map(|query| query.coarse).collect(),
             groups: grouped.chunks(GROUP).map(packed).collect(),
             bars: queries.iter().map(|_| Bar::new()).collect(),
-            per_tile: (tile_bytes / (rows.lines * LINE) / double * double).clamp(double, 4096),
+            per_tile: (tile_bytes / (rows.lines * LINE) / double * double).clamp(double, most),
         }
     }
 
@@ -315,11 +328,7 @@ impl Gathered {
             }
             let from = row as usize * rows.lines;
             self.codes[i * rows.lines..(i + 1) * rows.lines].copy_from_slice(&rows.codes[from..from + rows.lines]);
-            let (of, to, lane) = (&rows.factors[row as usize / BLOCK], &mut self.factors[i / BLOCK], i % BLOCK);
-            to.scale[lane] = of.scale[row as usize % BLOCK];
-            to.residual[lane] = of.residual[row as usize % BLOCK];
-            to.norm[lane] = of.norm[row as usize % BLOCK];
-            to.bias[lane] = of.bias[row as usize % BLOCK];
+            self.factors[i / BLOCK].copy_lane(i % BLOCK, &rows.factors[row as usize / BLOCK], row as usize % BLOCK);
         }
     }
 }

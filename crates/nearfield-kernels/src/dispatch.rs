@@ -5,6 +5,7 @@
 use std::sync::OnceLock;
 
 use crate::guide::GuideQuery;
+use crate::pq::ScanPq;
 use crate::{Factors, Line, Weights, portable};
 
 /// A family of instructions, slowest first.
@@ -79,6 +80,9 @@ pub struct Kernels {
     /// Appends those of the listed rows of guide codes whose key, as [`crate::guide::ordered`] bits, is below the bar:
     /// `key << 32 | row << 1`, in the order of the list.
     pub score: Score,
+    /// Appends key and place of those rows (in blocks of 32 product-quantised codes) whose key, `sum * step + (bias + base)`,
+    /// reaches the bar.
+    pub scan_pq: ScanPq,
 }
 
 /// The kernels of every level that this CPU can run, slowest first.

@@ -5,13 +5,16 @@
 //! * [`dispatch`] looks at the CPU once and hands out a table of kernels, [`Kernels`].
 //! * [`quantize`] turns vectors into 8-bit codes with a provable interval for every score.
 //! * [`project`] and [`guide`] make 4-bit codes of the leading principal directions, which steer walks through a graph.
+//! * [`kmeans`] finds the nearest of many centres, [`pq`] codes the parts of a vector with 4 bits each.
 //! * [`topk`] keeps the k-th best bound while a scan runs, [`pages`] asks for memory on large pages.
 
 pub mod dispatch;
 pub mod guide;
+pub mod kmeans;
 pub mod metric;
 pub mod pages;
 mod portable;
+pub mod pq;
 pub mod project;
 pub mod quantize;
 pub mod reference;
@@ -21,6 +24,8 @@ pub mod topk;
 mod x86;
 #[cfg(target_arch = "x86_64")]
 mod x86_graph;
+#[cfg(target_arch = "x86_64")]
+mod x86_pq;
 
 pub use dispatch::{Dots, Kernels, Level, kernels};
 pub use metric::Metric;
@@ -68,6 +73,14 @@ impl Factors {
     /// Sixteen rows that no query can select.
     pub const ABSENT: Factors =
         Factors { scale: [0.0; BLOCK], residual: [0.0; BLOCK], norm: [0.0; BLOCK], bias: [f32::NEG_INFINITY; BLOCK] };
+
+    /// Takes one row over from other sixteen.
+    pub fn copy_lane(&mut self, lane: usize, from: &Factors, of: usize) {
+        self.scale[lane] = from.scale[of];
+        self.residual[lane] = from.residual[of];
+        self.norm[lane] = from.norm[of];
+        self.bias[lane] = from.bias[of];
+    }
 }
 
 /// One query's half of the interval: what the row factors are multiplied by.

@@ -18,6 +18,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     tile,
     select,
     score,
+    scan_pq: crate::pq::scan,
 };
 
 /// `L` numbers from place `at` on, widened to float64; zeros beyond the end. No closures here: one that is not inlined

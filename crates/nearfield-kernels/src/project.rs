@@ -30,9 +30,15 @@ pub struct Projection {
 }
 
 /// Repeatable numbers (SplitMix64).
-pub(crate) struct Random(pub u64);
+#[derive(Clone, Debug)]
+pub struct Random(pub(crate) u64);
 
 impl Random {
+    /// Numbers that this seed gives.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -42,7 +48,7 @@ impl Random {
     }
 
     /// About normally distributed: the sum of four uniform numbers.
-    fn normal(&mut self) -> f32 {
+    pub fn normal(&mut self) -> f32 {
         let bits = self.next();
         (0..4).map(|i| ((bits >> (16 * i)) & 0xFFFF) as f32 / 32_768.0 - 1.0).sum()
     }

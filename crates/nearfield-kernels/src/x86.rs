@@ -1,10 +1,11 @@
-//! x86-64: AVX2, and AVX-512 with VNNI. With `x86_graph.rs` the only SIMD by hand.
+//! x86-64: AVX2, and AVX-512 with VNNI. With `x86_graph.rs` and `x86_pq.rs` the only SIMD by hand.
 
 use std::arch::x86_64::*;
 
 use crate::dispatch::{Dots, Kernels, Level};
 use crate::guide::GuideQuery;
-use crate::{BLOCK, Factors, GROUP, LINE, Line, Weights, portable, x86_graph};
+use crate::pq::Table;
+use crate::{BLOCK, Factors, GROUP, LINE, Line, Weights, portable, x86_graph, x86_pq};
 
 /// Those this CPU can run, slowest first.
 pub(crate) fn available() -> impl Iterator<Item = &'static Kernels> {
@@ -379,6 +380,7 @@ entries! {
     avx2_scan => avx2::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
     avx2_tile => avx2::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
     avx2_score => x86_graph::avx2::score, (c: &[Line], l: usize, r: &[u32], q: &GuideQuery, b: u32, o: &mut Vec<u64>);
+    avx2_scan_pq => x86_pq::avx2::scan_pq, (c: &[Line], t: &Table, b: &[f32], s: f32, r: f32, o: &mut Vec<(f32, u32)>);
     avx2_select => avx2::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
     avx512_dot_exact => avx512::dot_exact, (x: &[f32], y: &[f32]) -> f64;
     avx512_l2_exact => avx512::l2_exact, (x: &[f32], y: &[f32]) -> f64;
@@ -387,6 +389,7 @@ entries! {
     avx512_pack_rows => avx512::pack_rows, (codes: &[Line], lines: usize, packed: &mut [Line]);
     avx512_tile => avx512::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
     avx512_score => x86_graph::avx512::score, (c: &[Line], l: usize, r: &[u32], q: &GuideQuery, b: u32, o: &mut Vec<u64>);
+    avx512_scan_pq => x86_pq::avx512::scan_pq, (c: &[Line], t: &Table, b: &[f32], s: f32, r: f32, o: &mut Vec<(f32, u32)>);
     avx512_select => avx512::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
 }
 
@@ -402,6 +405,7 @@ static AVX2: Kernels = Kernels {
     tile: avx2_tile,
     select: avx2_select,
     score: avx2_score,
+    scan_pq: avx2_scan_pq,
 };
 
 static AVX512: Kernels = Kernels {
@@ -416,4 +420,5 @@ static AVX512: Kernels = Kernels {
     tile: avx512_tile,
     select: avx512_select,
     score: avx512_score,
+    scan_pq: avx512_scan_pq,
 };

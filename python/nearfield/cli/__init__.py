@@ -1,4 +1,4 @@
-"""The command line: `nearfield index`, `search`, `info`, `demo`.
+"""The command line: `nearfield index`, `search`, `ask`, `info`, `demo`.
 
 Here stands only how the process begins and ends; what it can do is in `commands`, which needs typer and rich.
 Exit codes: 0 done; 1 an error, told in one sentence on stderr; 2 wrong usage; 130 stopped by Ctrl-C.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nearfield.cli import screen
+from nearfield.cli.asking import show
 from nearfield.cli.indexing import index_paths, open_for_text
 from nearfield.collection import Collection
 from nearfield.database import open as open_database
@@ -29,6 +31,8 @@ QUESTIONS = (
     "how can I fall asleep faster at night",
     "what to do when a person's heart stops beating",
 )
+
+ANSWERED = "How do bats find their way in the dark?"
 
 _WITHOUT_CONTENT = """
 a about after all also am an and any are as at be been before but by can could did do does for from had has have he her
@@ -89,12 +93,17 @@ def run_demo(folder: Path | None, db: Path | None) -> None:
         records = docs.get()
         keywords = Keywords([record.document or "" for record in records])
         if corpus is not None and folder.resolve() == corpus.resolve():
+            last = ANSWERED
             for question in QUESTIONS:
                 _ask(docs, records, keywords, question, None)
         else:
             screen.out.print("How some passages begin, and what else is close to them:\n")
+            last = ""
             for question, origin in _borrowed(records):
                 _ask(docs, records, keywords, question, origin)
+                last = last or question
+        if last:
+            _answer(docs, last)
         _prompt(docs, records, keywords)
     _farewell(folder, db)
 
@@ -167,6 +176,13 @@ def _cell(how: str, seconds: float, hit: Hit | None, otherwise: str) -> Text:
     return cell.append(f"\n{screen.place(hit)}", style="not dim cyan")
 
 
+def _answer(docs: Collection, question: str) -> None:
+    """The last question gets an answer in words, with its sources."""
+    screen.out.print(Text(f"? {screen.plain(question)}", style="bold"))
+    show(docs.ask(question, llm=os.environ.get("NEARFIELD_LLM"), stream=True))
+    screen.out.print()
+
+
 def _prompt(docs: Collection, records: Sequence[Record], keywords: Keywords) -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return
@@ -186,4 +202,5 @@ def _line(prompt: str) -> str:
 def _farewell(folder: Path, db: Path | None) -> None:
     lines = [] if db else [f"nearfield index {folder} --db library.nf"]
     lines.append(f'nearfield search "your question" --db {db or "library.nf"}')
+    lines.append(f'nearfield ask "your question" --db {db or "library.nf"}')
     screen.out.print("Your own:\n  " + "\n  ".join(lines), markup=False, soft_wrap=True)

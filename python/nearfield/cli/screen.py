@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from nearfield.answers import Citation
 from nearfield.types import Hit
 
 out = Console(highlight=False)
@@ -40,7 +41,7 @@ def plain(text: str, width: int | None = None) -> str:
     return (line[:width].rsplit(" ", 1)[0] if " " in line[width // 2 : width] else line[:width]).rstrip(",;:. ") + " …"
 
 
-def place(hit: Hit) -> str:
+def place(hit: Hit | Citation) -> str:
     """Where a hit comes from: its source (a file as seen from here) and its title; else its id."""
     source, title = hit.metadata.get("source"), hit.metadata.get("title")
     if not isinstance(source, str):

@@ -1,0 +1,226 @@
+//! Every approximate kind against the exact one: recall, filters, the same file for any number of threads, changing rows,
+//! odd data.
+#![allow(missing_docs)]
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use nearfield_index::{Allow, Answers, Kind, Metric, Request, kind};
+
+/// Repeatable numbers (SplitMix64), in [-1, 1).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+const DIMENSION: usize = 40;
+const KINDS: [&str; 3] = ["ivf", "ivf_pq", "lsh"];
+
+/// Rows around 60 centres, their variance falling from axis to axis.
+fn clustered(seed: u64, count: usize) -> Vec<f32> {
+    let spread = |j: usize| 1.0 / (1.0 + j as f32).sqrt();
+    let mut fixed = Random(99);
+    let centres: Vec<f32> = (0..60 * DIMENSION).map(|i| fixed.float() * spread(i % DIMENSION)).collect();
+    let mut random = Random(seed);
+    let mut rows = Vec::new();
+    for _ in 0..count {
+        let centre = (random.next() % 60) as usize;
+        let row = &centres[centre * DIMENSION..(centre + 1) * DIMENSION];
+        rows.extend(row.iter().enumerate().map(|(j, c)| c + 0.7 * random.float() * spread(j)));
+    }
+    rows
+}
+
+fn request(queries: &[f32], k: usize, recall: f64) -> Request<'_> {
+    Request { threads: 2, recall: Some(recall), ..Request::new(queries, k) }
+}
+
+fn recall(got: &[i64], truth: &[i64], k: usize) -> f64 {
+    let mut found = 0;
+    for (got, truth) in got.chunks(k).zip(truth.chunks(k)) {
+        let truth: HashSet<i64> = truth.iter().copied().filter(|id| *id >= 0).collect();
+        found += got.iter().filter(|id| truth.contains(id)).count();
+    }
+    found as f64 / truth.iter().filter(|id| **id >= 0).count().max(1) as f64
+}
+
+fn made(name: &str, metric: Metric, rows: &[f32], threads: usize) -> Box<dyn Kind> {
+    let mut index = kind::create(name, DIMENSION, metric).unwrap();
+    index.add(rows, None, threads).unwrap();
+    index
+}
+
+/// Answers to queries asked one at a time, and whether any was approximate.
+fn one_by_one(index: &dyn Kind, queries: &[f32], ask: impl Fn(&[f32]) -> Answers) -> (Vec<i64>, bool) {
+    let answers: Vec<Answers> = queries.chunks(index.vectors().dimension()).map(ask).collect();
+    (answers.iter().flat_map(|one| one.ids.clone()).collect(), answers.iter().any(|one| !one.exact))
+}
+
+#[test]
+fn recall_reaches_what_was_asked_for_on_every_metric() {
+    let (rows, queries) = (clustered(1, 8000), clustered(2, 250));
+    for (name, metric) in KINDS.iter().flat_map(|name| Metric::ALL.map(|metric| (*name, metric))) {
+        let index = made(name, metric, &rows, 2);
+        for k in [1, 10, 60] {
+            let truth = index.vectors().search(&request(&queries, k, 1.0)).unwrap();
+            for target in [0.8, 0.9, 0.95, 0.99] {
+                let ask = |query: &[f32]| index.search(&request(query, k, target)).unwrap();
+                let (got, approximate) = one_by_one(&*index, &queries, ask);
+                let got = recall(&got, &truth.ids, k);
+                assert!(got >= target - 0.03, "{name} {metric:?} {k}: {got} of {target}");
+                assert!(approximate || name == "lsh" || target > 0.9 || k > 10, "{name} {metric:?} never tried");
+            }
+            let exact = index.search(&request(&queries, k, 1.0)).unwrap();
+            assert_eq!((&exact.ids, &exact.scores, exact.exact), (&truth.ids, &truth.scores, true));
+        }
+    }
+}
+
+#[test]
+fn scores_are_the_exact_ones_and_ties_go_to_the_first() {
+    let mut rows = clustered(1, 4000);
+    rows.extend(clustered(1, 4000)); // every row twice
+    let queries = clustered(3, 20);
+    for (name, metric) in KINDS.iter().flat_map(|name| Metric::ALL.map(|metric| (*name, metric))) {
+        let index = made(name, metric, &rows, 2);
+        for query in queries.chunks(DIMENSION) {
+            let all = index.vectors().search(&request(query, 8000, 1.0)).unwrap();
+            let got = index.search(&request(query, 10, 0.8)).unwrap();
+            let places: Vec<usize> =
+                got.ids.iter().map(|id| all.ids.iter().position(|other| other == id).unwrap()).collect();
+            assert!(places.windows(2).all(|pair| pair[0] < pair[1]), "{name} {metric:?} {places:?}");
+            assert!(places.iter().zip(&got.scores).all(|(place, score)| all.scores[*place] == *score));
+        }
+    }
+}
+
+fn file(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("nearfield-{name}-{}.nfi", std::process::id()))
+}
+
+#[test]
+fn files_are_the_same_for_any_number_of_threads_and_answer_as_what_was_saved() {
+    let queries = clustered(6, 20);
+    for (name, metric) in KINDS.iter().flat_map(|name| Metric::ALL.map(|metric| (*name, metric))) {
+        let path = file(&format!("kinds-{name}-{}", metric.name()));
+        let mut files = Vec::new();
+        for threads in [1, 4] {
+            let mut index = made(name, metric, &clustered(4, 5000), threads);
+            index.remove(&(0..300).map(|i| i * 3).collect::<Vec<i64>>(), threads).unwrap();
+            index.add(&clustered(7, 100), None, threads).unwrap();
+            index.save(&path).unwrap();
+            files.push(std::fs::read(&path).unwrap());
+            let loaded = kind::load(&path, 2).unwrap();
+            assert_eq!((loaded.name(), loaded.vectors().len()), (name, 4800));
+            for query in queries.chunks(DIMENSION) {
+                let ask = |index: &dyn Kind| index.search(&request(query, 10, 0.8)).unwrap();
+                let (before, after) = (ask(&*index), ask(&*loaded));
+                assert_eq!((before.ids, before.scores), (after.ids, after.scores), "{name} {metric:?}");
+            }
+        }
+        assert!(files[0] == files[1], "{name} {metric:?}");
+        let whole = &files[0];
+        for at in (0..whole.len()).step_by(whole.len() / 41) {
+            let mut broken = whole.clone();
+            broken[at] ^= 0x10;
+            std::fs::write(&path, &broken).unwrap();
+            assert!(kind::load(&path, 2).is_err(), "byte {at} changed and nobody noticed");
+        }
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert!(kind::load(&path, 2).is_err());
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn fresh_rows_are_found_and_removed_rows_are_not() {
+    for (name, metric) in KINDS.iter().flat_map(|name| [Metric::Cosine, Metric::L2].map(|metric| (*name, metric))) {
+        // The first add is below what a structure is built for, the next ones move the frame of the codes.
+        let mut index = made(name, metric, &clustered(8, 700), 2);
+        let mut gone = HashSet::new();
+        for turn in 0..16 {
+            let fresh = clustered(100 + turn, 150 + turn as usize * 40);
+            let ids = index.add(&fresh, None, 2).unwrap();
+            for (query, id) in fresh.chunks(DIMENSION).zip(&ids).step_by(37) {
+                assert_eq!(index.search(&request(query, 1, 0.99)).unwrap().ids, [*id], "{name} {metric:?}");
+            }
+            let out: Vec<i64> = (0..250).map(|i| turn as i64 * 250 + i).collect();
+            index.remove(&out, 2).unwrap();
+            gone.extend(out);
+            for query in fresh.chunks(DIMENSION).step_by(53) {
+                let got = index.search(&request(query, 10, 0.9)).unwrap();
+                assert!(got.ids.iter().all(|id| *id >= 0 && !gone.contains(id)), "{name} {:?}", got.ids);
+                assert_eq!(got.ids.iter().collect::<HashSet<_>>().len(), 10, "an answer came twice");
+            }
+        }
+        let queries = clustered(9, 100);
+        let truth = index.vectors().search(&request(&queries, 10, 1.0)).unwrap();
+        let (got, _) = one_by_one(&*index, &queries, |query| index.search(&request(query, 10, 0.95)).unwrap());
+        assert!(recall(&got, &truth.ids, 10) >= 0.92, "{name} {metric:?}");
+    }
+}
+
+#[test]
+fn a_filter_never_costs_answers() {
+    let (rows, queries) = (clustered(10, 12_000), clustered(11, 60));
+    for (name, metric) in KINDS.iter().flat_map(|name| Metric::ALL.map(|metric| (*name, metric))) {
+        let index = made(name, metric, &rows, 2);
+        // Every so many rows, only the rows of one region, and only those far from the first query.
+        let order = index.vectors().search(&request(&queries[..DIMENSION], 12_000, 1.0)).unwrap().ids;
+        let (near, far) = (order[..1200].to_vec(), order[8000..].to_vec());
+        let every = |step: usize| (0..12_000).step_by(step).map(|id| id as i64).collect::<Vec<i64>>();
+        for allow in [every(1), every(2), every(10), every(4000), near, far, vec![], vec![5, 70_000]] {
+            let search = |queries: &[f32], recall| {
+                index.search(&Request { allow: Some(Allow::Ids(&allow)), ..request(queries, 10, recall) }).unwrap()
+            };
+            let truth = search(&queries, 1.0);
+            let (got, _) = one_by_one(&*index, &queries, |query| search(query, 0.95));
+            let wanted = allow.iter().filter(|id| **id < 12_000).count().min(10);
+            for got in got.chunks(10) {
+                assert_eq!(got.iter().filter(|id| allow.contains(id)).count(), wanted);
+                assert!(got[wanted..].iter().all(|id| *id == -1));
+            }
+            let got = recall(&got, &truth.ids, 10);
+            assert!(wanted == 0 || got >= 0.92, "{name} {metric:?}, {} allowed: {got}", allow.len());
+        }
+    }
+}
+
+#[test]
+fn small_and_odd_indexes_answer() {
+    for (name, metric) in KINDS.iter().flat_map(|name| Metric::ALL.map(|metric| (*name, metric))) {
+        for count in [0, 1, 33, 1023, 1024, 1100] {
+            let index = made(name, metric, &clustered(12, count), 2);
+            let queries = clustered(13, 3);
+            let got = index.search(&request(&queries, 50, 0.9)).unwrap();
+            assert_eq!(got.ids.iter().filter(|id| **id >= 0).count(), 3 * count.min(50), "{name} {metric:?} {count}");
+        }
+        // Half of the rows zero and many the same; every row the same; one row far larger than can be coded.
+        let mut rows = clustered(14, 3000);
+        rows[..1500 * DIMENSION].fill(0.0);
+        let one = rows[2000 * DIMENSION..2001 * DIMENSION].to_vec();
+        for row in rows[2000 * DIMENSION..].chunks_mut(DIMENSION).take(500) {
+            row.copy_from_slice(&one);
+        }
+        rows[2600 * DIMENSION..2601 * DIMENSION].fill(1e30);
+        for data in [rows, vec![0.0; 2000 * DIMENSION], one.repeat(2000)] {
+            let index = made(name, metric, &data, 2);
+            for query in [&one, &vec![0.0; DIMENSION], &vec![3e37; DIMENSION], &vec![1e-40; DIMENSION]] {
+                let got = index.search(&request(query, 10, 0.9)).unwrap();
+                assert!(got.ids.iter().all(|id| *id >= 0), "{name} {metric:?}");
+                assert_eq!(got.ids.iter().collect::<HashSet<_>>().len(), 10, "an answer came twice");
+            }
+        }
+    }
+}
