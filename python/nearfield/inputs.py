@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 MAX_DIMENSION = 65_535  # of the index
 _INCLUDE = ("documents", "metadatas", "embeddings")
+_MOST_FIELDS = 10_000
+_SCALARS = frozenset((str, int, float, bool, type(None)))
+_fields: set[str] = set()  # names of metadata fields that were found right
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False).encode
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -253,7 +257,28 @@ def _listed(values: object, name: str, of: str) -> list[Any]:
 def _metadata(item: object, place: str) -> str:
     if not isinstance(item, Mapping):
         raise InvalidInput(f"{place} must be a dictionary, got {item!r} ({type(item).__name__})")
-    return json.dumps(_plain(item, place, 0), ensure_ascii=False, separators=(",", ":"))
+    if (text := _quick(item)) is not None:
+        return text
+    plain = _plain(item, place, 0)
+    if len(_fields) < _MOST_FIELDS:
+        _fields.update(plain)
+    return _json(plain)
+
+
+def _quick(item: Mapping[str, Any]) -> str | None:
+    """What `_metadata` returns, in a fraction of the time, where nothing can be wrong; else None."""
+    if type(item) is not dict or not item.keys() <= _fields or not _SCALARS.issuperset(map(type, item.values())):
+        return None
+    for value in item.values():
+        if type(value) is int and not -(2**63) <= value < 2**63:
+            return None
+    try:
+        text = _json(item)
+        if not text.isascii():
+            text.encode()
+    except ValueError:  # NaN or infinity, or half a character
+        return None
+    return None if "\\u0000" in text else text
 
 
 def _plain(value: object, place: str, depth: int) -> Any:
