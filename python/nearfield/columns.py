@@ -27,12 +27,13 @@ class LiveColumns(Live[_native.Columns]):
         self, transaction: Transaction, state: State, filter: Filter | None, within: Sequence[int] | None = None
     ) -> NDArray[np.bool_]:
         """Which rows have a record that passes: shape (state.next_row,); only rows of `within` where it is given."""
-        if filter is None or filter.fields is None:  # no columns are needed to tell which records there are
+        fields = None if filter is None else filter.fields
+        if filter is not None and fields is None:  # no columns are needed to tell which records there are
             mask = np.zeros(state.next_row, dtype=np.bool_)
-            mask[transaction.rows(state.id)] = True
+            mask[transaction.rows(state.id) if within is None else within] = True
         else:
             with self.at(transaction, state) as columns:
-                mask = columns.matches(to_json(filter.fields))
+                mask = columns.matches(None if fields is None else to_json(fields))
         if within is not None:
             inside = np.zeros_like(mask)
             inside[within] = True

@@ -70,7 +70,7 @@ impl Writer {
         tag: &[u8; 8],
         count: usize,
         values: impl Iterator<Item = T>,
-        to_bytes: fn(T) -> [u8; N],
+        to_bytes: impl Fn(T) -> [u8; N],
     ) -> Result<()> {
         let mut hash = Xxh3::new();
         let mut buffer = Vec::from(*tag);
@@ -158,7 +158,12 @@ impl Reader {
     }
 
     /// Reads the next section, which must have this tag and hold `count` numbers of `N` bytes.
-    pub fn section<T, const N: usize>(&mut self, tag: &[u8; 8], count: usize, of: fn([u8; N]) -> T) -> Result<Vec<T>> {
+    pub fn section<T, const N: usize>(
+        &mut self,
+        tag: &[u8; 8],
+        count: usize,
+        of: impl Fn([u8; N]) -> T,
+    ) -> Result<Vec<T>> {
         let mut head = [0; 16];
         self.read(&mut head)?;
         let length = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));

@@ -80,12 +80,21 @@ fn bytes(rows: &RoaringBitmap) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn write<T: Copy, const N: usize>(file: &mut Writer, entries: &Entries<T>, to_bytes: fn(T) -> [u8; N]) -> Result<()> {
+fn write<T: Copy, const N: usize>(
+    file: &mut Writer,
+    entries: &Entries<T>,
+    to_bytes: impl Fn(T) -> [u8; N],
+) -> Result<()> {
     file.section(b"rows    ", entries.rows.len(), entries.rows.iter().copied(), u32::to_le_bytes)?;
     file.section(b"values  ", entries.values.len(), entries.values.iter().copied(), to_bytes)
 }
 
-fn read<T, const N: usize>(file: &mut Reader, count: u64, rows: usize, of: fn([u8; N]) -> T) -> Result<Entries<T>> {
+fn read<T, const N: usize>(
+    file: &mut Reader,
+    count: u64,
+    rows: usize,
+    of: impl Fn([u8; N]) -> T,
+) -> Result<Entries<T>> {
     let count = usize::try_from(count).map_err(|_| wrong(file))?;
     let found = file.section(b"rows    ", count, u32::from_le_bytes)?;
     if found.iter().any(|row| *row as usize >= rows) {

@@ -147,7 +147,7 @@ impl Filter {
             | Self::Matches(field, _) => {
                 let mut mask = columns.nothing();
                 match columns.field(field) {
-                    Some(column) => self.on_field(column, &mut mask),
+                    Some(column) => self.on_field(columns, column, &mut mask),
                     None if self.takes_missing() => mask.fill(true),
                     None => {}
                 }
@@ -162,7 +162,7 @@ impl Filter {
     }
 
     /// Marks the rows of a field that pass.
-    fn on_field(&self, field: &Field, mask: &mut [bool]) {
+    fn on_field(&self, columns: &Columns, field: &Field, mask: &mut [bool]) {
         match self {
             Self::Exists(_) => mark(&field.present, mask),
             Self::OneOf(_, values) => {
@@ -174,16 +174,16 @@ impl Filter {
             }
             Self::Compare(_, order, operand) => compare(field, *order, operand, mask),
             Self::Contains(_, operand) => {
-                one_of(field, std::slice::from_ref(operand), mask); // elements of lists
-                if field.listed.len() < mask.len() as u64 {
-                    let mut listed = vec![false; mask.len()];
-                    mark(&field.listed, &mut listed);
-                    mask.iter_mut().zip(&listed).for_each(|(pass, listed)| *pass &= listed);
-                    if let Operand::Text(part) = operand {
-                        let flags = field.dictionary.flags(|code| field.dictionary.text(code).contains(part));
-                        let inside = |row: u32, code: u32| flags[code as usize] && !listed[row as usize];
-                        scan(&field.texts, &mut mask[..], inside);
-                    }
+                let alone = &field.present - &field.listed; // rows whose value stands in no list
+                if !field.listed.is_empty() {
+                    one_of(field, std::slice::from_ref(operand), mask);
+                    alone.iter().for_each(|row| mask[row as usize] = false);
+                }
+                if let (Operand::Text(part), false) = (operand, alone.is_empty()) {
+                    let mut inside = columns.nothing();
+                    texts(field, &mut inside, |texts, code| texts.text(code).contains(part));
+                    field.listed.iter().for_each(|row| inside[row as usize] = false);
+                    mask.iter_mut().zip(&inside).for_each(|(pass, inside)| *pass |= inside);
                 }
             }
             Self::Matches(_, pattern) => {
