@@ -117,6 +117,15 @@ def test_what_passes_is_tried_again(server: Server, docs: nf.Collection, kind: s
     assert sum(llm.service.clock.waits) > 3
 
 
+def test_a_line_ends_at_a_line_feed_and_nowhere_else(server: Server, docs: nf.Collection) -> None:
+    said = "one\u2028two\x85three\u2029\x0b\x1cfour"
+    event = json.dumps({"choices": [{"delta": {"content": said}, "finish_reason": "stop"}]}, ensure_ascii=False)
+    server.always = fails(200, f"data: {event}\r\n\r\ndata: [DONE]".encode())
+    for stream in (False, True):
+        given = docs.ask("Who?", llm=model(server), stream=stream)
+        assert (given.answer if isinstance(given, AnswerStream) else given).text == said
+
+
 def test_an_answer_that_is_cut_is_asked_for_again_unless_it_was_shown(server: Server, docs: nf.Collection) -> None:
     says = [iter(["The cat", None]), iter(["All of it [1]."])]
     server.says = lambda body: says.pop(0)

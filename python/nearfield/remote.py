@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -255,7 +255,7 @@ class Service:
 
             def read(response: Any) -> list[str]:
                 try:
-                    return [line for line in response.iter_lines() if line.strip()]
+                    return list(_lines(response.iter_bytes()))
                 finally:
                     response.close()
 
@@ -264,9 +264,7 @@ class Service:
         response = self._retried(path, body, lambda response: response, 0, threading.Event())
         try:
             with self._told():
-                for line in response.iter_lines():
-                    if line.strip():
-                        yield line
+                yield from _lines(response.iter_bytes())
         except _Passing as failure:
             raise failure.error from None
         finally:
@@ -398,6 +396,18 @@ class Service:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.__post_init__()
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
+    """The lines in `pieces` that are not blank. Only a line feed ends one: JSON may hold U+2028 and its like as they are,
+    where `str.splitlines`, and with it the HTTP library, would break the line.
+    """
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from (text for line in whole if (text := line.decode("utf-8", "replace").strip()))
+    if text := rest.decode("utf-8", "replace").strip():
+        yield text
 
 
 def _begin(text: str) -> str:
