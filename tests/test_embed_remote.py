@@ -429,7 +429,8 @@ def test_the_cache_has_a_bound_and_forgets_the_oldest(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[keys[-1]], np.full(256, 380, dtype=np.float32))
 
 
-def test_processes_may_make_the_cache_at_the_same_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attempt", range(5))
+def test_many_may_make_the_cache_at_the_same_time(tmp_path: Path, attempt: int) -> None:
     done: list[Any] = []
 
     def work(n: int) -> None:
@@ -494,6 +495,24 @@ def test_a_pause_that_was_asked_for_holds_everybody() -> None:
     assert limits.reserve(1) == 9
 
 
+def test_a_pause_that_a_server_asks_for_holds_other_requests_too(server: Server) -> None:
+    class Meanwhile(VirtualClock):
+        def wait(self, seconds: float, stop: threading.Event) -> None:
+            first = not self.waits
+            super().wait(0 if first else seconds, stop)
+            if first:  # another thread wants to send while this one waits
+                self.waits[0] = seconds
+                other.encode_queries(["other"])
+
+    clock = Meanwhile()
+    embedder = make(server, clock=clock)
+    other = make(server, cache=False)
+    other.service = embedder.service
+    server.script.append(fails(429, retry_after="30"))
+    embedder.encode_documents(["x"])
+    assert clock.waits == [30.5, 30]
+
+
 def test_requests_a_minute_are_kept_over_the_wire(server: Server) -> None:
     embedder = make(server, batch_size=1, requests_per_minute=2, concurrency=1)
     embedder.encode_documents(list("abcde"))
@@ -524,7 +543,8 @@ def test_a_failure_ends_the_waiting_of_the_others(server: Server) -> None:
 
     server.always = lambda handler: busy(handler) if handler.body["input"] == ["a"] else revoked(handler)
     with pytest.raises(errors.Unauthorized):
-        make(server, batch_size=1, concurrency=2, clock=Sleepy()).encode_documents(["a", "b"])
+        make(server, batch_size=1, concurrency=2, clock=Sleepy()).encode_documents(["a", "b", "c"])
+    assert sorted(server.texts) == ["a", "b"]  # nothing was sent after the failure
 
 
 # What an embedder must be

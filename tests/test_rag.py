@@ -324,6 +324,17 @@ def test_what_is_packed_fits_and_is_the_best(texts: list[str], budget: int) -> N
         assert " ".join(packed[-1].text.split()) == unique[len(packed) - 1][: len(" ".join(packed[-1].text.split()))]
 
 
+def test_the_first_that_does_not_fit_is_cut_at_a_sentence() -> None:
+    long = "The first sentence is here. " * 8
+    hits = [Hit("a", 1.0, 0.0, "Short."), Hit("b", 0.9, 0.1, long, {"start": 50}), Hit("c", 0.8, 0.2, "Tiny.")]
+    packed = pack(hits, 90, estimated_tokens)
+    assert [source.id for source in packed] == ["a", "b"]
+    assert re.fullmatch(r"(The first sentence is here\. ?){3,7}", packed[1].text)
+    assert packed[1].text.endswith("here.")
+    assert (packed[1].start, packed[1].end) == (50, 50 + len(packed[1].text))
+    assert [source.id for source in pack(hits, 40, estimated_tokens)] == ["a"]  # too little is left to be worth it
+
+
 @given(st.text(alphabet=st.sampled_from("ab .!?。\n3#"), max_size=60))
 def test_sentences_are_the_text_without_the_space_between(text: str) -> None:
     spans = sentences(text)

@@ -295,8 +295,8 @@ class Service:
                 self.retries_made += 1
                 pause = self.clock.random() * min(_CAP, _BASE * 2**attempt)
                 if failure.asked is not None:
+                    self._limits.hold(failure.asked)  # for the others; chance on top, so that not all come back at once
                     pause += failure.asked
-                    self._limits.hold(failure.asked)
                 self._pause(pause, stop)
 
     def _pause(self, seconds: float, stop: threading.Event) -> None:
@@ -399,8 +399,8 @@ class Service:
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
-    """The lines in `pieces` that are not blank. Only a line feed ends one: JSON may hold U+2028 and its like as they are,
-    where `str.splitlines`, and with it the HTTP library, would break the line.
+    """The lines in `pieces` that are not blank. Only a line feed ends one: JSON may hold U+2028 and its like as they
+    are, where `str.splitlines`, and with it the HTTP library, would break the line.
     """
     rest = b""
     for piece in pieces:

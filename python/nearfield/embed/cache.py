@@ -10,7 +10,7 @@ import os
 import sqlite3
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,8 +111,11 @@ class VectorCache:
                 db.execute(_TABLE)
                 db.execute(f"PRAGMA application_id = {_MARK}")
             db.execute("COMMIT")
-            db.execute("PRAGMA journal_mode = WAL")
             db.isolation_level = before
+        with suppress(
+            sqlite3.OperationalError
+        ):  # needs the file alone for a moment; the next one who opens it tries again
+            db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
 
     def _warn(self, error: Exception) -> None:

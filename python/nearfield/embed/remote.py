@@ -213,8 +213,8 @@ class RemoteEmbedder:
         found = self._cache.get(list(dict.fromkeys(keys))) if self._cache else {}
         missing: dict[bytes, Item] = {}
         for position, (key, text) in enumerate(zip(keys, texts, strict=True)):
-            if key not in found and key not in missing:
-                missing[key] = (position, key, prompt + text)
+            if key not in found:
+                missing.setdefault(key, (position, key, prompt + text))
         self._count(texts=len(texts), cached=sum(key in found for key in keys))
         retries = self.service.retries_made
         todo = list(_batches(list(missing.values()), self.batch_size, self.batch_tokens))
