@@ -31,7 +31,9 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         "load",
         "fuse",
         "rerank",
-        frozenset({"store", "catalog", "compaction", "maintenance", "schema", "segments", "transaction"}),
+        frozenset(
+            {"store", "catalog", "compaction", "maintenance", "schema", "segments", "transaction", "verify", "backup"}
+        ),
     ],
     "face": [
         "index",

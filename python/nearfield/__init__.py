@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nearfield.collection import Collection as Collection
     from nearfield.database import Database as Database
     from nearfield.database import open as open
+    from nearfield.database import restore as restore
     from nearfield.fields import F as F
     from nearfield.index import Index as Index
     from nearfield.index import build_info as build_info
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from nearfield.types import Record as Record
     from nearfield.types import Report as Report
 
-_HOMES = {"open": "database", "Database": "database", "Collection": "collection", "F": "fields", "Index": "index"}
-_HOMES |= {"SparseIndex": "sparse", "build_info": "index", "Rag": "rag", "Answer": "answers"}
+_HOMES = dict.fromkeys(("open", "restore", "Database"), "database") | {"Collection": "collection", "F": "fields"}
+_HOMES |= {"Index": "index", "SparseIndex": "sparse", "build_info": "index", "Rag": "rag", "Answer": "answers"}
 _HOMES |= dict.fromkeys(("Hit", "Hits", "Record", "Report"), "types")
 __all__ = [*_HOMES, "errors"]
 __version__ = "0.1.0"

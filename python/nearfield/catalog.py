@@ -30,12 +30,11 @@ class State(NamedTuple):
     next_row: int
     live: int
     seq: int
+    dead_sum: int
     crc32: int
 
     def checksum(self) -> int:
-        """CRC-32 of what a collection is, without what it holds."""
-        facts = (self.id, self.origin, self.name, self.metric, self.dimension, self.embedder)
-        return zlib.crc32("\0".join("" if fact is None else str(fact) for fact in facts).encode())
+        return zlib.crc32("\0".join("" if fact is None else str(fact) for fact in self[:-1]).encode())
 
 
 class Generation(NamedTuple):
@@ -54,12 +53,20 @@ class Catalog:
     ) -> None:
         self._sql = connection
         self._root = root
-        self._known = set() if known is None else known  # segments that were read through, and are good
+        self.checked = set() if known is None else known  # segments that were read through, and are good
         self.fresh: list[Path] = []  # segments written by this transaction: to be removed if it fails
 
     def names(self) -> list[str]:
         found = self._sql.execute("SELECT name FROM collections WHERE origin IS NOT NULL ORDER BY name")
         return [name for (name,) in found]
+
+    def known(self, name: str) -> State:
+        """The collection of this name, which must exist."""
+        state = self.find(name) if isinstance(name, str) else None
+        if state is None or state.name != name:
+            there = ", ".join(map(repr, self.names())) or "none"
+            raise NotFound(f"there is no collection {name!r}; there are: {there}")
+        return state
 
     def find(self, name: str) -> State | None:
         """The collection of this name. Names that differ only in case are the same one (they share a folder)."""
@@ -84,7 +91,7 @@ class Catalog:
         return self.settle(made.lastrowid, origin=made.lastrowid)
 
     def settle(self, collection: int, **facts: int | str | None) -> State:
-        """Write down facts about a collection: origin, name, dimension, embedder."""
+        """Write down facts about a collection, origin, name, dimension or embedder, and the checksum of its entry."""
         for column, value in facts.items():
             self._sql.execute(f"UPDATE collections SET {column} = ? WHERE id = ?", (value, collection))
         state = self._state("id = ?", collection, checked=False)
@@ -139,10 +146,22 @@ class Catalog:
             for name, kind, number in found
         ]
 
+    def files_of(self, state: State) -> list[Path]:
+        """The files of one collection's segments and index generations."""
+        indexes = [
+            self.index_folder(state.name) / segments.index_name(kind, number)
+            for kind, number, *_ in self.generations(state)
+        ]
+        return [segment.path for segment in self.segments(state)] + indexes
+
+    def copy_to(self, other: sqlite3.Connection) -> None:
+        """Copy the catalog as this transaction sees it."""
+        self._sql.backup(other)
+
     def add_segment(self, state: State, file: SegmentFile, first_row: int) -> None:
         """Register a finished segment."""
         self.fresh.append(file.path)
-        self._known.add((file.path, file.crc32))
+        self.checked.add((file.path, file.crc32))
         self._sql.execute(
             "INSERT INTO segments (collection, number, first_row, rows, dtype, crc32) VALUES (?, ?, ?, ?, '<f4', ?)",
             (state.id, file.number, first_row, file.rows, file.crc32),
@@ -182,7 +201,7 @@ class Catalog:
         if found is None or self._root is None:
             return None
         number, next_row, seq, crc = found
-        if crc != _generation_checksum(state.id, kind, number, next_row, seq) or next_row > state.next_row:
+        if crc != generation_checksum(state.id, kind, number, next_row, seq) or next_row > state.next_row:
             return None  # derived: what cannot be trusted is not there
         return Generation(self.index_folder(state.name) / segments.index_name(kind, number), next_row, seq)
 
@@ -191,7 +210,7 @@ class Catalog:
         self._sql.execute(
             "INSERT OR REPLACE INTO generations (collection, kind, number, next_row, seq, crc32) "
             "VALUES (?, ?, ?, ?, ?, ?)",
-            (state.id, kind, number, next_row, seq, _generation_checksum(state.id, kind, number, next_row, seq)),
+            (state.id, kind, number, next_row, seq, generation_checksum(state.id, kind, number, next_row, seq)),
         )
 
     def forget(self, state: State, kind: str, path: Path) -> None:
@@ -207,6 +226,52 @@ class Catalog:
         assert self._root is not None
         return self._root / segments.VECTORS / name.partition(HIDDEN)[0]
 
+    # -- for verify and repair ----------------------------------------------------------------------------------------
 
-def _generation_checksum(collection: int, kind: str, number: int, next_row: int, seq: int) -> int:
+    def problems(self) -> list[str]:
+        """What SQLite finds wrong with its file."""
+        found = [problem for (problem,) in self._sql.execute("PRAGMA integrity_check") if problem != "ok"]
+        broken = self._sql.execute("PRAGMA foreign_key_check").fetchall()
+        return found + [f"a line of {table} belongs to no collection" for table in sorted({line[0] for line in broken})]
+
+    def schema(self) -> str:
+        """The tables and indexes as the catalog describes them."""
+        found = self._sql.execute("SELECT sql FROM sqlite_master WHERE sql NOT LIKE '%sqlite_%' ORDER BY rowid")
+        return "".join(f"{sql};\n" for (sql,) in found)
+
+    def reindex(self) -> None:
+        """Make SQLite's own indexes again from its tables."""
+        self._sql.execute("REINDEX")
+
+    def ids(self) -> list[int]:
+        return [id for (id,) in self._sql.execute("SELECT id FROM collections ORDER BY id")]
+
+    def entry(self, collection: int) -> tuple[State, str]:
+        """An entry as it stands there, and what is wrong with it."""
+        state = self._state("id = ?", collection, checked=False)
+        assert state is not None
+        return state, "" if state.crc32 == state.checksum() else f"the entry of collection {state.name!r} is damaged"
+
+    def generations(self, state: State) -> list[tuple[str, int, int, int, int]]:
+        return self._sql.execute(
+            "SELECT kind, number, next_row, seq, crc32 FROM generations WHERE collection = ?", (state.id,)
+        ).fetchall()
+
+    def forget_file(self, path: Path) -> None:
+        """Take the generation in this file out of the catalog."""
+        for collection in self.ids():
+            state, _ = self.entry(collection)
+            for kind, number, *_ in self.generations(state):
+                if self.index_folder(state.name) / segments.index_name(kind, number) == path:
+                    self._sql.execute("DELETE FROM generations WHERE collection = ? AND kind = ?", (state.id, kind))
+
+    def set_counts(self, state: State) -> None:
+        self._sql.execute(
+            "UPDATE collections SET next_row = ?, live = ?, seq = ?, dead_sum = ? WHERE id = ?",
+            (state.next_row, state.live, state.seq, state.dead_sum, state.id),
+        )
+        self.settle(state.id)
+
+
+def generation_checksum(collection: int, kind: str, number: int, next_row: int, seq: int) -> int:
     return zlib.crc32(f"{collection}\0{kind}\0{number}\0{next_row}\0{seq}".encode())

@@ -54,8 +54,8 @@ class Collection(Verbs):
 
     @property
     def name(self) -> str:
-        """The name, as it was first given."""
-        return self._name
+        """The name, as it is now."""
+        return self._state().name
 
     @property
     def metric(self) -> Metric:
@@ -81,7 +81,7 @@ class Collection(Verbs):
         return f"<Collection {self._name!r}: {self._metric}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(self._reopen, embedder=self._encoder.spec), (self._name,)
+        return functools.partial(self._reopen, embedder=self._encoder.spec), (self.name,)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

@@ -7,27 +7,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from nearfield import compaction, inputs
+from nearfield import backup, compaction, inputs, verify
 from nearfield.collection import Collection
 from nearfield.derived import Derived
 from nearfield.errors import InvalidInput, NotFound
 from nearfield.schema import Durability
 from nearfield.store import Store
-from nearfield.types import Metric
+from nearfield.types import Finding, Metric
 
 if TYPE_CHECKING:
     from nearfield.embed import EmbedderLike
 
 
-def open(path: str | os.PathLike[str] | None = None, *, durability: Durability = "full") -> Database:
+def open(
+    path: str | os.PathLike[str] | None = None, *, durability: Durability = "full", snapshot: str | None = None
+) -> Database:
     """Open the database in the folder `path`, made if missing; None makes one in memory, gone when it is closed.
 
     Args:
         path: a folder of its own.
         durability: "full": what was acknowledged survives a power cut. "relaxed": it survives a crash of the process,
             and a power cut takes at most the last writes, never the database; for loading much in small parts.
+        snapshot: the name of a snapshot of the database: it is opened as it was then, for reading.
 
     Raises:
+        NotFound: there is no snapshot of this name.
         NotADatabase: `path` is a file, or a folder with other things in it.
         FormatTooNew: written by a later nearfield.
         ReadOnly, DiskFull, Locked, Corrupt, StorageError: what the disk says. A database in a folder that cannot be
@@ -37,23 +41,49 @@ def open(path: str | os.PathLike[str] | None = None, *, durability: Durability =
         >>> with nf.open("library.nf") as db:
         ...     docs = db.collection("docs")
     """
-    return Database(path, durability=durability)
+    return Database(path, durability=durability, snapshot=snapshot)
+
+
+def restore(backup: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy a database, a backup for one, into the new folder `target`. The backup stays as it is.
+
+    Raises:
+        NotFound: there is no database at `backup`. AlreadyExists: there is something at `target`.
+        Corrupt: a segment of the backup is damaged; nothing was restored.
+        NotADatabase, FormatTooNew, DiskFull, ReadOnly, StorageError: what the disk says.
+    """
+    if not os.path.exists(backup):
+        raise NotFound(f"there is no backup at {os.fspath(backup)}")
+    with open(backup) as source:
+        source.backup(target)
 
 
 class Database:
     """An open database. Any number of processes and threads may open and use the same one. See `open`."""
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, *, durability: Durability = "full") -> None:
-        if path is not None and (not isinstance(path, (str, os.PathLike)) or not os.fspath(path)):
-            raise InvalidInput(f"path must be a path or None, got {path!r} ({type(path).__name__})")
-        self._store = Store(None if path is None else Path(os.fspath(path)).absolute(), durability)
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        durability: Durability = "full",
+        snapshot: str | None = None,
+    ) -> None:
+        self._path = None if path is None else _absolute(path)
+        self._snapshot = snapshot
+        if snapshot is None:
+            self._store = Store(self._path, durability)
+        else:
+            inputs.collection_name(snapshot)
+            if self._path is None:
+                raise InvalidInput("a database in memory has no snapshots: give the path of the one that has")
+            self._store = Store(backup.find_snapshot(self._path, snapshot), durability, frozen=True)
         self._derived: dict[int, Derived] = {}
         compaction.tidy_if_left(self._store)
 
     @property
     def path(self) -> Path | None:
         """The folder, absolute; None in memory."""
-        return self._store.path
+        return self._path
 
     def collection(
         self,
@@ -122,18 +152,92 @@ class Database:
             NotFound: there is no collection of this name.
         """
         with self._store.writing() as transaction:
-            state = transaction.find(name) if isinstance(name, str) else None
-            if state is None or state.name != name:
-                there = ", ".join(map(repr, transaction.names())) or "none"
-                raise NotFound(f"there is no collection {name!r}; there are: {there}")
+            state = transaction.known(name)
             transaction.drop(state)
         self._derived.pop(state.origin or 0, None)
         compaction.tidy(self._store)
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a collection another name. Handles to it go on working.
+
+        Raises:
+            NotFound: there is no collection of this name. AlreadyExists: there is one of the new name.
+            InvalidInput: the new name cannot be. Locked: another process is compacting or repairing the database.
+        """
+        inputs.collection_name(new)
+        backup.rename(self._store, name, new)
+
+    def backup(self, target: str | os.PathLike[str]) -> None:
+        """Copy the database, as it is at this moment, into the new folder `target`, while others go on writing.
+
+        The copy is a database: `nf.open(target)` opens it, `nf.restore(target, path)` copies it back. It is there when
+        this returns, on the disk, and not before; every segment was compared with its checksum.
+
+        Raises:
+            AlreadyExists: there is something at `target`.
+            Corrupt: a segment is damaged; no backup was made.
+            DiskFull, ReadOnly, StorageError: what the disk says; nothing is left at `target`.
+
+        Example:
+            >>> db.backup("library-backup.nf")
+        """
+        backup.backup(self._store, _absolute(target))
+
+    def snapshot(self, name: str) -> None:
+        """Keep the database as it is at this moment under a name, to be read with `nf.open(path, snapshot=name)`.
+
+        It takes the room of the catalog; vectors are shared with the database, whose files never change, so it is no
+        backup against a failing disk. What is deleted later stays on the disk as long as a snapshot has it.
+
+        Args:
+            name: as a collection's: letters, digits, '-', '_', '.'; at most 128.
+
+        Raises:
+            AlreadyExists: there is a snapshot of this name. InvalidInput: the name cannot be.
+            Locked: another process is compacting or repairing the database.
+        """
+        inputs.collection_name(name)
+        backup.take_snapshot(self._store, name)
+
+    def snapshots(self) -> list[str]:
+        """The names of the snapshots, sorted."""
+        return [] if self.path is None else backup.snapshots(self._store)
+
+    def drop_snapshot(self, name: str) -> None:
+        """Remove a snapshot, and what only it still kept on the disk.
+
+        Raises:
+            NotFound: there is no snapshot of this name.
+        """
+        inputs.collection_name(name)
+        backup.drop_snapshot(self._store, name)
 
     def compact(self) -> None:
         """Give the disk back what deleted and replaced records took: `Collection.compact` for each collection."""
         for name in self.collections():
             self.collection(name, embedder=None).compact()
+
+    def verify(self) -> list[Finding]:
+        """Read all there is and compare it with its checksums; returns what is damaged, nothing when all is well.
+
+        Example:
+            >>> db.verify()
+            []
+        """
+        return verify.verify(self._store)
+
+    def repair(self, *, discard: bool = False) -> list[Finding]:
+        """Make anew what is derived (indexes, counts, lists); returns what is damaged even so.
+
+        Args:
+            discard: give up records whose bytes or vectors are damaged, so that the rest can be used. Without it they
+                stay, whoever meets one gets `Corrupt`, and a backup can bring them back. Ask `verify` first which they
+                are: of a damaged segment, all records go.
+
+        Raises:
+            ReadOnly, Locked, DiskFull: what the disk says.
+        """
+        return verify.repair(self._store, discard=discard)
 
     def close(self) -> None:
         """Close the files; handles to collections are of no more use. May be called twice."""
@@ -151,11 +255,18 @@ class Database:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.path is None:
             raise InvalidInput("a database in memory cannot be pickled: give it a path, or send its records")
-        return _reopen, (str(self.path), self._store.durability)
+        return _reopen, (str(self.path), self._store.durability, self._snapshot)
 
     def __repr__(self) -> str:
-        return f"<Database {str(self.path) if self.path else 'in memory'}>"
+        snapshot = f" as of snapshot {self._snapshot!r}" if self._snapshot else ""
+        return f"<Database {str(self.path) if self.path else 'in memory'}{snapshot}>"
 
 
-def _reopen(path: str, durability: Durability) -> Database:
-    return Database(path, durability=durability)
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise InvalidInput(f"path must be a path or None, got {path!r} ({type(path).__name__})")
+    return Path(os.fspath(path)).absolute()
+
+
+def _reopen(path: str, durability: Durability, snapshot: str | None) -> Database:
+    return Database(path, durability=durability, snapshot=snapshot)

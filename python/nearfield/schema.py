@@ -45,6 +45,7 @@ CREATE TABLE collections (
   next_row  INTEGER NOT NULL DEFAULT 0,
   live      INTEGER NOT NULL DEFAULT 0,
   seq       INTEGER NOT NULL DEFAULT 0,
+  dead_sum  INTEGER NOT NULL DEFAULT 0,
   crc32     INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE records (
@@ -207,6 +208,8 @@ def translated(path: Path | None, action: str) -> Iterator[None]:
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise Corrupt(f"{where}: the catalog is damaged ({error}); restore it from a backup") from error
         raise StorageError(f"{where}: {error}") from error
+    except UnicodeDecodeError as error:  # of what stands in a damaged schema
+        raise Corrupt(f"{where}: the catalog is damaged ({error}); restore it from a backup") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(

@@ -60,7 +60,7 @@ class Segment(NamedTuple):
         """
         try:
             vectors: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # NumPy reads the header as Python: damage in it raises whatever Python raises
             raise Corrupt(
                 f"the vectors in {self.path} cannot be read ({error}); restore the file from a backup"
             ) from error

@@ -35,13 +35,14 @@ class Store:
     readers wait for nobody. In memory there is one connection for all, because it is the database.
     """
 
-    def __init__(self, path: Path | None, durability: Durability = "full") -> None:
+    def __init__(self, path: Path | None, durability: Durability = "full", *, frozen: bool = False) -> None:
         if durability not in ("full", "relaxed"):
             raise InvalidInput(f"durability must be 'full' or 'relaxed', got {durability!r}")
         self.path = path
         self.durability: Durability = durability
         self._closed = True  # until everything below has worked
-        self._mode: Literal["rwc", "ro", "immutable"] = "rwc"
+        self._mode: Literal["rwc", "ro", "immutable"] = "immutable" if frozen else "rwc"
+        self._frozen = frozen  # a snapshot: never changed by anybody
         self._writer: sqlite3.Connection | None = None
         self._write_lock = threading.RLock()
         self._idle: list[sqlite3.Connection] = []
@@ -72,6 +73,8 @@ class Store:
         Raises:
             ReadOnly: the folder can be read but not written.
         """
+        if self._frozen:
+            raise ReadOnly(f"{self.path} is a snapshot, which never changes; open the database itself to write")
         if self.read_only:
             raise ReadOnly(
                 f"{self.path} cannot be written; check its owner and mode, or copy it to a folder of your own"
@@ -221,6 +224,10 @@ class Store:
     def _busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
+    def forget_checked(self) -> None:
+        """Read every segment through again before it is next used."""
+        self._known.clear()
+
     def shrink(self) -> None:
         """Cut the catalog's files to what is in them, as far as readers let it."""
         if self.path is not None:
@@ -323,7 +330,7 @@ class Store:
             raise NotADatabase(
                 f"{catalog} is not a SQLite file: something else, or damaged; choose another folder, or restore it"
             )
-        elif not (os.access(path, os.W_OK) and os.access(catalog, os.W_OK)):
+        elif not self._frozen and not (os.access(path, os.W_OK) and os.access(catalog, os.W_OK)):
             self._mode = "ro"
         try:
             self._prepare(path)

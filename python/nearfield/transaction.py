@@ -49,12 +49,23 @@ class Transaction(Catalog):
         return np.fromiter((row for (row,) in found), dtype=np.int64)
 
     def rows_of(self, collection: int, ids: Iterable[str]) -> dict[str, int]:
-        """The rows of those `ids` that exist."""
+        """The rows of those `ids` that exist.
+
+        Raises:
+            Corrupt: SQLite's index of ids and its table do not agree.
+        """
         found = self._sql.execute(
-            "SELECT id, key & 4294967295 FROM records WHERE collection = ? AND id IN (SELECT value FROM json_each(?))",
+            "SELECT listed.id, listed.key & 4294967295, records.id FROM records AS listed "
+            "LEFT JOIN records ON records.key = listed.key "  # one is the index, the other the table
+            "WHERE listed.collection = ? AND listed.id IN (SELECT value FROM json_each(?))",
             (collection, json.dumps(list(ids), ensure_ascii=False)),
         )
-        return dict(found.fetchall())
+        rows = {}
+        for id, row, stored in found:
+            if id != stored:
+                raise Corrupt(f"the catalog's index of ids is damaged at {id!r}; `nearfield repair` makes it again")
+            rows[id] = row
+        return rows
 
     def records(self, collection: int, rows: Iterable[int], *, documents: bool = True) -> dict[int, Stored]:
         """The records in `rows`, by row.
@@ -105,9 +116,16 @@ class Transaction(Catalog):
                 yield piece, [document for (document,) in found]
 
     def dead_rows(self, collection: int, after: int) -> NDArray[np.int64]:
-        """Rows that died after the change number `after`."""
+        """Rows that died after the change number `after`.
+
+        Raises:
+            Corrupt: all were asked for (`after` is 0), and they are not those that were written.
+        """
         found = self._sql.execute("SELECT row FROM dead_rows WHERE collection = ? AND seq > ?", (collection, after))
-        return np.fromiter((row for (row,) in found), dtype=np.int64)
+        rows = np.fromiter((row for (row,) in found), dtype=np.int64)
+        if after == 0 and (state := self.by_id(collection)) is not None and int(rows.sum()) != state.dead_sum:
+            raise Corrupt(f"the list of dead rows of collection {state.name!r} is damaged; `nearfield repair` mends it")
+        return rows
 
     def changed_rows(self, collection: int, after: int) -> NDArray[np.int64]:
         """Rows whose record was written anew in place after the change number `after`, and lives."""
@@ -130,7 +148,7 @@ class Transaction(Catalog):
             end = segment.first_row + segment.rows
             if end <= first_row:
                 continue
-            vectors = segment.checked(state.dimension, self._known)
+            vectors = segment.checked(state.dimension, self.checked)
             for at in range(max(first_row - segment.first_row, 0), segment.rows, step):
                 yield segment.first_row + at, np.asarray(vectors[at : at + step], dtype=np.float32)
             first_row = end
@@ -153,7 +171,7 @@ class Transaction(Catalog):
             sealed = segment.first_row + segment.rows
             here = np.flatnonzero((wanted >= segment.first_row) & (wanted < sealed))
             if len(here):
-                vectors[here] = segment.checked(vectors.shape[1], self._known)[wanted[here] - segment.first_row]
+                vectors[here] = segment.checked(vectors.shape[1], self.checked)[wanted[here] - segment.first_row]
         for at in np.flatnonzero(wanted >= sealed):
             found = self._sql.execute(
                 "SELECT key & 4294967295, crc32, vector FROM unsealed WHERE key = ?",
@@ -211,8 +229,10 @@ class Transaction(Catalog):
             [(state.id, seq + i, int(row)) for i, row in enumerate(rows, 1)],
         )
         self._sql.execute(
-            "UPDATE collections SET seq = seq + ?, live = live - ? WHERE id = ?", (count, count, state.id)
+            "UPDATE collections SET seq = seq + ?, live = live - ?, dead_sum = dead_sum + ? WHERE id = ?",
+            (count, count, sum(map(int, rows)), state.id),
         )
+        self.settle(state.id)
 
     def rewrite(self, state: State, records: Iterable[Stored]) -> None:
         """Change documents and metadata in place; `changed_rows` tells others which."""
@@ -226,6 +246,7 @@ class Transaction(Catalog):
         )
         if changed.rowcount > 0:
             self._sql.execute("UPDATE collections SET seq = ? WHERE id = ?", (seq, state.id))
+            self.settle(state.id)
 
     def _seal(self, state: State, sealed: int, vectors: NDArray[np.float32]) -> None:
         """Write the unsealed vectors and the new ones as one segment, in place of their blobs."""
@@ -285,12 +306,67 @@ class Transaction(Catalog):
         self._sql.execute(
             "UPDATE collections SET next_row = next_row + ?, live = live + ? WHERE id = ?", (count, count, state.id)
         )
+        self.settle(state.id)
 
     def _next_row(self, state: State) -> int:
         return int(self._sql.execute("SELECT next_row FROM collections WHERE id = ?", (state.id,)).fetchone()[0])
 
     def _seq(self, state: State) -> int:
         return int(self._sql.execute("SELECT seq FROM collections WHERE id = ?", (state.id,)).fetchone()[0])
+
+    # -- for verify and repair ----------------------------------------------------------------------------------------
+
+    def listed_dead(self, state: State) -> NDArray[np.int64]:
+        """The list of dead rows as it stands there."""
+        found = self._sql.execute("SELECT row FROM dead_rows WHERE collection = ?", (state.id,))
+        return np.fromiter((row for (row,) in found), dtype=np.int64)
+
+    def lines(self, state: State) -> Iterator[tuple[int, str, str, str | None, int]]:
+        """All records as they stand there: row, id, metadata, document, CRC-32."""
+        yield from self._sql.execute(
+            f"SELECT {_RECORD} FROM records WHERE key >= ? AND key < ? ORDER BY key", _range(state.id)
+        )
+
+    def counted(self, state: State) -> State:
+        """The state with its counts counted again."""
+        keys = _range(state.id)
+        one = "SELECT coalesce(max({}), {}) FROM {} WHERE {}"
+        here, mine = "key >= ? AND key < ?", "collection = ?"
+        ends = [
+            self._sql.execute(one.format("key & 4294967295", -1, table, here), keys).fetchone()[0] + 1
+            for table in ("records", "unsealed")
+        ]
+        ends.append(self._sql.execute(one.format("first_row + rows", 0, "segments", mine), (state.id,)).fetchone()[0])
+        seqs = [
+            self._sql.execute(one.format(column, 0, table, mine), (state.id,)).fetchone()[0]
+            for table, column in (("records", "changed"), ("dead_rows", "seq"))
+        ]
+        live = self._sql.execute(f"SELECT count(*) FROM records WHERE {here}", keys).fetchone()[0]
+        dead = self._sql.execute(f"SELECT coalesce(sum(row), 0) FROM dead_rows WHERE {mine}", (state.id,)).fetchone()[0]
+        return state._replace(next_row=max(ends), live=live, seq=max(state.seq, *seqs), dead_sum=dead)
+
+    def damaged_unsealed(self, state: State, sealed: int) -> list[int]:
+        """Rows from `sealed` on whose vector is not there as it was written."""
+        good = set()
+        for row, crc, vector in self._sql.execute(
+            "SELECT key & 4294967295, crc32, vector FROM unsealed WHERE key >= ? AND key < ?", _range(state.id)
+        ):
+            if (
+                isinstance(vector, bytes)
+                and len(vector) == 4 * (state.dimension or 0)
+                and crc == zlib.crc32(vector, row)
+            ):
+                good.add(row)
+        return [row for row in range(sealed, self.counted(state).next_row) if row not in good]
+
+    def set_dead(self, counted: State, rows: list[int]) -> None:
+        """Write the list of dead rows anew, as changes after all that others may have seen."""
+        self._sql.execute("DELETE FROM dead_rows WHERE collection = ?", (counted.id,))
+        self._sql.executemany(
+            "INSERT INTO dead_rows (collection, seq, row) VALUES (?, ?, ?)",
+            [(counted.id, counted.seq + i, row) for i, row in enumerate(rows, 1)],
+        )
+        self.set_counts(counted._replace(seq=counted.seq + len(rows), dead_sum=sum(rows)))
 
 
 def _verified(line: tuple[int, str, str, str | None, int]) -> Stored:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 if TYPE_CHECKING:
@@ -69,6 +70,25 @@ class Hit:
             parts += [text[end:first], before, text[first:last], after]
             end = last
         return "".join([*parts, text[end:]])
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `Database.verify` found damaged. `repairable`: `Database.repair` mends it, and nothing is lost.
+
+    `file` is absolute. `ids` are those of the records that are damaged, where these are known, and `rows` theirs.
+    """
+
+    file: Path
+    what: str
+    repairable: bool
+    collection: str | None = None
+    ids: tuple[str, ...] = ()
+    rows: tuple[int, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        where = f"collection {self.collection!r}, " if self.collection is not None else ""
+        return f"{where}{self.file}: {self.what}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,8 +188,36 @@ impl Reader {
         Ok(values)
     }
 
+    /// Reads over the next section, whatever it holds, and checks it.
+    fn pass_section(&mut self) -> Result<()> {
+        let mut head = [0; 16];
+        self.read(&mut head)?;
+        let mut length = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
+        let mut hash = Xxh3::new();
+        hash.update(&head);
+        let mut buffer = vec![0; CHUNK];
+        while length > 0 {
+            let wanted = length.min(CHUNK as u64) as usize;
+            self.read(&mut buffer[..wanted])?;
+            hash.update(&buffer[..wanted]);
+            length -= wanted as u64;
+        }
+        let mut checksum = [0; 8];
+        self.read(&mut checksum)?;
+        if hash.digest() == u64::from_le_bytes(checksum) { Ok(()) } else { Err(self.corrupt("a checksum is wrong")) }
+    }
+
     /// Checks that nothing is left.
     pub fn finish(self) -> Result<()> {
         if self.left == 0 { Ok(()) } else { Err(self.corrupt("it is longer than it should be")) }
     }
+}
+
+/// Reads an index file of any kind to its end and checks every checksum in it.
+pub fn check(path: &Path) -> Result<()> {
+    let (mut reader, _) = Reader::open(path)?;
+    while reader.left > 0 {
+        reader.pass_section()?;
+    }
+    Ok(())
 }

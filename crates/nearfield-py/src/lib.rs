@@ -4,7 +4,9 @@ mod columns;
 mod index;
 mod sparse;
 
-use nearfield_index::{Error, dispatch, kernels, pool};
+use std::path::PathBuf;
+
+use nearfield_index::{Error, codec, dispatch, kernels, pool};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -48,6 +50,12 @@ fn default_threads() -> usize {
     pool::default_threads()
 }
 
+/// Checks every checksum of an index file, of whatever kind.
+#[pyfunction]
+fn check_file(py: Python<'_>, path: PathBuf) -> PyResult<()> {
+    py.detach(|| codec::check(&path)).map_err(raised)
+}
+
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<index::Index>()?;
@@ -56,6 +64,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<columns::ColumnsIndex>()?;
     module.add_function(wrap_pyfunction!(columns::check_pattern, module)?)?;
     module.add_function(wrap_pyfunction!(columns::documents_matching, module)?)?;
+    module.add_function(wrap_pyfunction!(check_file, module)?)?;
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
     module.add_function(wrap_pyfunction!(default_threads, module)?)
 }

@@ -15,6 +15,7 @@ from nearfield.cli import asking as _asking  # noqa: F401  # it brings `ask`
 from nearfield.cli import evaluation as _evaluation  # noqa: F401  # it brings `eval`
 from nearfield.cli import moving as _moving  # noqa: F401  # it brings `export` and `import`
 from nearfield.cli import screen
+from nearfield.cli import upkeep as _upkeep  # noqa: F401  # it brings `verify` and its like
 from nearfield.cli.demo import run_demo
 from nearfield.cli.indexing import Summary, index_paths, open_for_text
 from nearfield.cli.options import DEFAULT_DB, Db, Json, Name, Where, app, existing, known, parsed_where
