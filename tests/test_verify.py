@@ -219,8 +219,8 @@ def test_an_index_that_points_to_another_record_is_not_followed(rich: Path) -> N
         if new == "metadata":  # changes the index of ids, as if it were one of metadata
             execute(
                 rich,
-                "INSERT INTO records (key, collection, id, crc32, metadata) "
-                "SELECT id << 32 | 50, id, 'zz', 0, '77' FROM collections WHERE name = 'c'",
+                "INSERT INTO records (key, collection, id, crc32, crc32_doc, metadata) "
+                "SELECT id << 32 | 50, id, 'zz', 0, 0, '77' FROM collections WHERE name = 'c'",
             )
     with nf.open(rich) as db:
         assert any("index" in str(finding) for finding in db.verify())

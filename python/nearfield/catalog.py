@@ -156,6 +156,7 @@ class Catalog:
 
     def copy_to(self, other: sqlite3.Connection) -> None:
         """Copy the catalog as this transaction sees it."""
+        self.ids()  # SQLite takes its view at the first look; it is to be one view for the catalog and for the files
         self._sql.backup(other)
 
     def add_segment(self, state: State, file: SegmentFile, first_row: int) -> None:

@@ -54,6 +54,7 @@ CREATE TABLE records (
   id         TEXT    NOT NULL,
   changed    INTEGER NOT NULL DEFAULT 0,
   crc32      INTEGER NOT NULL,
+  crc32_doc  INTEGER NOT NULL,
   metadata   TEXT    NOT NULL,
   document   TEXT,
   UNIQUE (collection, id)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 SEAL_ROWS = 4096  # so many unsealed vectors become a segment
 MAX_ROWS = 2**32  # rows are u32
 _CHUNK = 1 << 24  # bytes of vectors handed on at once
-_RECORD = "key & 4294967295, id, metadata, document, crc32"
+_RECORD = "key & 4294967295, id, metadata, document, crc32, crc32_doc"
+_WITHOUT_DOCUMENT = "key & 4294967295, id, metadata, NULL, crc32, 0"
 _PIECE = 1 << 14  # records handed on at once
 
 
@@ -75,24 +76,22 @@ class Transaction(Catalog):
         """
         base = collection << 32
         found = self._sql.execute(
-            f"SELECT {_RECORD} FROM records WHERE key IN (SELECT value FROM json_each(?))",
+            f"SELECT {_RECORD if documents else _WITHOUT_DOCUMENT} FROM records "
+            "WHERE key IN (SELECT value FROM json_each(?))",
             (json.dumps([base | int(row) for row in rows]),),
         )
-        records = {}
-        for line in found:
-            record = _verified(line)
-            records[record.row] = record if documents else record._replace(document=None)
-        return records
+        return {line[0]: verified(line) for line in found}
 
     def metadata(self, collection: int, first_row: int) -> Iterator[tuple[NDArray[np.int64], list[str]]]:
         """Rows that have a record, from `first_row` on, ascending, and their metadata as JSON; in pieces."""
         found = self._sql.execute(
-            "SELECT key & 4294967295, metadata FROM records WHERE key >= ? AND key < ? ORDER BY key",
+            f"SELECT {_WITHOUT_DOCUMENT} FROM records WHERE key >= ? AND key < ? ORDER BY key",
             (collection << 32 | first_row, (collection + 1) << 32),
         )
         while lines := found.fetchmany(_PIECE):
-            rows, metadata = zip(*lines, strict=True)
-            yield np.array(rows, dtype=np.int64), list(metadata)
+            records = [verified(line) for line in lines]
+            rows = np.fromiter((record.row for record in records), dtype=np.int64, count=len(records))
+            yield rows, [record.metadata for record in records]
 
     def documents(
         self, collection: int, rows: NDArray[np.int64]
@@ -103,17 +102,15 @@ class Transaction(Catalog):
             piece = rows[at : at + _PIECE]
             span = (base | int(piece[0]), base | int(piece[-1]))
             if span[1] - span[0] < 4 * len(piece):  # most of them: read in sequence, and pass over some
-                found = self._sql.execute(
-                    "SELECT key, document FROM records WHERE key BETWEEN ? AND ? ORDER BY key", span
-                )
-                wanted = set((piece + base).tolist())
-                yield piece, [document for key, document in found if key in wanted]
+                found = self._sql.execute(f"SELECT {_RECORD} FROM records WHERE key BETWEEN ? AND ? ORDER BY key", span)
+                wanted = set(piece.tolist())
+                yield piece, [verified(line).document for line in found if line[0] in wanted]
             else:
                 found = self._sql.execute(
-                    "SELECT document FROM records WHERE key IN (SELECT value FROM json_each(?)) ORDER BY key",
+                    f"SELECT {_RECORD} FROM records WHERE key IN (SELECT value FROM json_each(?)) ORDER BY key",
                     (json.dumps((piece + base).tolist()),),
                 )
-                yield piece, [document for (document,) in found]
+                yield piece, [verified(line).document for line in found]
 
     def dead_rows(self, collection: int, after: int) -> NDArray[np.int64]:
         """Rows that died after the change number `after`.
@@ -238,10 +235,17 @@ class Transaction(Catalog):
         """Change documents and metadata in place; `changed_rows` tells others which."""
         seq = self._seq(state) + 1
         changed = self._sql.executemany(
-            "UPDATE records SET changed = ?, crc32 = ?, metadata = ?, document = ? WHERE key = ?",
+            "UPDATE records SET changed = ?, crc32 = ?, crc32_doc = ?, metadata = ?, document = ? WHERE key = ?",
             [
-                (seq, checksum(*record), record.metadata, record.document, state.id << 32 | record.row)
-                for record in records
+                (
+                    seq,
+                    checksum(row, id, metadata),
+                    document_checksum(row, document),
+                    metadata,
+                    document,
+                    state.id << 32 | row,
+                )
+                for row, id, metadata, document in records
             ],
         )
         if changed.rowcount > 0:
@@ -281,7 +285,7 @@ class Transaction(Catalog):
         )
         records: list[Stored] = []
         for line in found:
-            records.append(_verified(line))
+            records.append(verified(line))
             size -= len(records[-1].document or "") + len(records[-1].metadata)
             if size < 0:
                 break
@@ -298,10 +302,13 @@ class Transaction(Catalog):
         """Store records in the rows from `first` on, which are the next, without their vectors."""
         count = len(ids)
         keys = range(state.id << 32 | first, (state.id << 32 | first) + count)
-        sums = map(checksum, range(first, first + count), ids, metadatas, documents)
+        rows = range(first, first + count)
+        sums = map(checksum, rows, ids, metadatas)
+        more = map(document_checksum, rows, documents)
         self._sql.executemany(
-            "INSERT INTO records (key, collection, id, crc32, metadata, document) VALUES (?, ?, ?, ?, ?, ?)",
-            zip(keys, [state.id] * count, ids, sums, metadatas, documents, strict=True),
+            "INSERT INTO records (key, collection, id, crc32, crc32_doc, metadata, document) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            zip(keys, [state.id] * count, ids, sums, more, metadatas, documents, strict=True),
         )
         self._sql.execute(
             "UPDATE collections SET next_row = next_row + ?, live = live + ? WHERE id = ?", (count, count, state.id)
@@ -321,8 +328,8 @@ class Transaction(Catalog):
         found = self._sql.execute("SELECT row FROM dead_rows WHERE collection = ?", (state.id,))
         return np.fromiter((row for (row,) in found), dtype=np.int64)
 
-    def lines(self, state: State) -> Iterator[tuple[int, str, str, str | None, int]]:
-        """All records as they stand there: row, id, metadata, document, CRC-32."""
+    def lines(self, state: State) -> Iterator[tuple[int, str, str, str | None, int, int]]:
+        """All records as they stand there, for `verified`: row, id, metadata, document, and the checksums."""
         yield from self._sql.execute(
             f"SELECT {_RECORD} FROM records WHERE key >= ? AND key < ? ORDER BY key", _range(state.id)
         )
@@ -369,17 +376,30 @@ class Transaction(Catalog):
         self.set_counts(counted._replace(seq=counted.seq + len(rows), dead_sum=sum(rows)))
 
 
-def _verified(line: tuple[int, str, str, str | None, int]) -> Stored:
-    *record, crc = line
-    if crc != checksum(*record):  # type: ignore[arg-type]  # SQLite gives what was stored, whatever that is
-        raise Corrupt(f"the record {line[1]!r} is damaged: its checksum is wrong; restore it from a backup")
-    return Stored(*record)  # type: ignore[arg-type]
+def verified(line: tuple[int, str, str, str | None, int, int]) -> Stored:
+    """A record from a line of the catalog.
+
+    Raises:
+        Corrupt: it is not what was written.
+    """
+    row, id, metadata, document, crc, document_crc = line
+    try:
+        good = crc == checksum(row, id, metadata) and document_crc == document_checksum(row, document)
+    except (TypeError, ValueError, AttributeError):  # of another type than what was stored
+        good = False
+    if not good:
+        raise Corrupt(f"the record {id!r} is damaged: its checksum is wrong; restore it from a backup")
+    return Stored(row, id, metadata, document)
 
 
-def checksum(row: int, id: str, metadata: str, document: str | None) -> int:
+def checksum(row: int, id: str, metadata: str) -> int:
     """The CRC-32 that is kept with a record."""
-    text = f"{row}\0{id}\0{metadata}" if document is None else f"{row}\0{id}\0{metadata}\0{document}"
-    return zlib.crc32(text.encode())
+    return zlib.crc32(f"{row}\0{id}\0{metadata}".encode())
+
+
+def document_checksum(row: int, document: str | None) -> int:
+    """The CRC-32 that is kept with a document."""
+    return 0 if document is None else zlib.crc32(document.encode(), row)
 
 
 def _unpacked(state: State, lines: list[tuple[int, int, bytes]], rows: Sequence[int]) -> NDArray[np.float32]:

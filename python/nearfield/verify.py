@@ -19,7 +19,7 @@ from nearfield.errors import Corrupt, Locked, NearfieldError
 from nearfield.schema import CATALOG, translated
 from nearfield.segments import index_name
 from nearfield.store import Store
-from nearfield.transaction import Transaction, checksum
+from nearfield.transaction import Transaction, verified
 from nearfield.types import METRICS, Finding
 
 
@@ -109,13 +109,11 @@ def _entry(catalog: Path, transaction: Transaction, state: State) -> Iterator[Fi
 
 def _records(catalog: Path, transaction: Transaction, state: State) -> Iterator[Finding]:
     damaged: dict[int, str] = {}
-    for row, id, metadata, document, crc in transaction.lines(state):
+    for line in transaction.lines(state):
         try:
-            good = crc == checksum(row, id, metadata, document)
-        except (TypeError, ValueError, AttributeError):  # of another type than what was stored
-            good = False
-        if not good:
-            damaged[row] = str(id)
+            verified(line)
+        except Corrupt:
+            damaged[line[0]] = str(line[1])
     if damaged:
         what = f"{_named(list(damaged.values()))} damaged: the checksum is wrong"
         yield Finding(catalog, what, False, state.name, tuple(damaged.values()), tuple(damaged))
