@@ -30,11 +30,10 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return importlib.import_module("nearfield.errors")
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'nearfield' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"nearfield.{_HOMES[name]}"), name)
+    module = importlib.import_module(f"nearfield.{_HOMES.get(name, name)}")
+    return module if name == "errors" else getattr(module, name)
 
 
 def __dir__() -> list[str]:
