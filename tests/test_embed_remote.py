@@ -28,6 +28,7 @@ from nearfield.embed import (
     GoogleEmbedder,
     OllamaEmbedder,
     OpenAIEmbedder,
+    from_identity,
     resolve,
 )
 from nearfield.embed.cache import VectorCache, key_of
@@ -564,6 +565,32 @@ def test_specs_name_every_embedder(server: Server, monkeypatch: pytest.MonkeyPat
     assert resolve("ollama:all-minilm").encode_queries(["x"]).shape == (1, DIMENSION)
     with pytest.raises(errors.InvalidInput, match="name a model"):
         resolve("openai:")
+
+
+@pytest.mark.parametrize(
+    ("make_it", "found"),
+    [
+        (lambda at: OpenAIEmbedder("text-embedding-3-small", api_key=KEY), True),
+        (lambda at: OpenAIEmbedder("text-embedding-3-large", api_key=KEY, dimensions=256), True),
+        (lambda at: OpenAIEmbedder("bge-m3", base_url=at), False),  # its address is not known
+        (lambda at: GoogleEmbedder("gemini-embedding-001", api_key=KEY, dimensions=768), True),
+        (lambda at: CohereEmbedder("embed-v4.0", api_key=KEY), True),
+        (lambda at: OllamaEmbedder("qwen3-embedding:8b"), True),
+        (lambda at: OllamaEmbedder("all-minilm:33m", dimensions=128), True),
+        (lambda at: OllamaEmbedder("nomic-embed-text", dimensions=256), True),
+        (lambda at: OllamaEmbedder("nomic-embed-text", prompts=("", "")), False),
+        (lambda at: resolve(lambda texts: [[1.0]] * len(texts)), False),
+    ],
+)
+def test_a_remote_embedder_is_found_by_its_identity_or_not_at_all(
+    make_it: Any, found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "GOOGLE_API_KEY", "CO_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+    embedder = make_it("http://127.0.0.1:9/v1")
+    again = from_identity(embedder.identity)
+    assert (again is not None) == found
+    assert again is None or (again.identity, type(again)) == (embedder.identity, type(embedder))
 
 
 @pytest.mark.parametrize(

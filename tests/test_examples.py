@@ -10,6 +10,14 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SAYS = {
+    "asymmetric_search.py": ["blue? sky (0.", "rise? bread (0.", "come and go? tides (0.", "asked and told: cosine 0."],
+    "image_search.py": ["a red fruit: tomato.bmp", "green grass: meadow.bmp", "above the water: sea.bmp"],
+    "rag_with_citations.py": [
+        "Bats find moths in total darkness",
+        "  [1] Animals at home and in the wild, characters 1495 to 1670",
+        "no language model was given",
+        "I do not know.\n  (no passage scores at least 0.30",
+    ],
     "semantic_search.py": ["107 passages", "Animals at home", "The telephone: Alexander", "1608  The telescope"],
     "vectors_only.py": ["nearest: [42,", "exact: True", "9999 vectors after a removal; 42 is gone: True"],
     "persistence.py": [

@@ -530,6 +530,17 @@ def test_the_command_fails_in_one_sentence(run: Any, server: Server) -> None:
     assert run("Who?", "--where", '{"page": 99}')[1].startswith("I do not know.")
 
 
+def test_the_command_finds_the_remote_embedder_that_filled_a_collection(
+    run: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", server.url)
+    with nf.open("library.nf") as db:
+        db.collection("far", embedder="ollama:all-minilm").add(["one sentence here", "another one there"])
+    code, out, err = run("one sentence here", "--collection", "far")
+    assert (code, err) == (0, "")
+    assert out.startswith("one sentence here [1]")
+
+
 def test_an_answer_knows_its_sources() -> None:
     answer = Answer("q", "x [2]", tuple(SOURCES), cited=(2,))
     assert answer.citations == (SOURCES[1],)

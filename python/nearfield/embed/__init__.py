@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
@@ -64,7 +65,7 @@ _SCHEMES = {  # the word before the colon of a spec such as "openai:text-embeddi
     "sentence-transformers": "SentenceTransformerEmbedder",
     "clip": "ClipEmbedder",
 }
-__all__ = ["Embedder", "EmbedderLike", "resolve", *_HOMES]
+__all__ = ["Embedder", "EmbedderLike", "from_identity", "resolve", *_HOMES]
 
 
 @runtime_checkable
@@ -162,6 +163,38 @@ def _named(spec: str | os.PathLike[str]) -> Any:
     if spec == "default":
         return LocalEmbedder()
     return LocalEmbedder(Path(spec) if isinstance(spec, os.PathLike) else spec)
+
+
+def from_identity(identity: str) -> Embedder | None:
+    """The embedder that has this identity, if a name and the environment are enough to make it; else None.
+
+    That holds for the remote ones with their usual settings (and `dimensions`), for fastembed and CLIP. What is known
+    by the hash of its weights cannot be found that way.
+
+    Raises:
+        Unauthorized: a remote embedder has no key.
+
+    Example:
+        >>> from nearfield.embed import from_identity
+        >>> from_identity("ollama:all-minilm").identity
+        'ollama:all-minilm'
+        >>> from_identity("sentence-transformers:768:0123456789abcdef") is None
+        True
+    """
+    scheme, _, model = identity.partition(":")
+    scheme = "openai" if scheme == "openai-compatible" else scheme
+    if scheme not in ("openai", "google", "cohere", "ollama", "fastembed", "clip"):
+        return None
+    make = __getattr__(_SCHEMES[scheme])
+    if scheme in ("fastembed", "clip"):
+        return cast("Embedder", make(model))
+    # What follows the model may be its own tag, a number of dimensions, or the mark of prompts: what fits counts.
+    for name in (model, re.sub(r":[0-9a-f]{8}$", "", model)):
+        short = re.fullmatch(r"(.+):(\d+)", name)
+        for embedder in (make(name), *((make(short[1], dimensions=int(short[2])),) if short else ())):
+            if embedder.identity == identity:
+                return cast("Embedder", embedder)
+    return None
 
 
 def __getattr__(name: str) -> Any:
