@@ -13,7 +13,7 @@ from nearfield.embed import FunctionEmbedder, LocalEmbedder
 
 PASSAGES = {
     "sky": "Sunlight is scattered by the air, short waves more than long ones, so that blue comes from everywhere.",
-    "bread": "Yeast turns sugar into gas, which is held by the gluten of the dough, so that the loaf grows in the oven.",
+    "bread": "Yeast turns sugar into gas, which is held by the gluten of the dough, so the loaf grows in the oven.",
     "tides": "The Moon pulls at the near side of the sea more than at the far side, so that water piles up on both.",
 }
 

@@ -1,7 +1,7 @@
 """Pictures found by words. Run: python examples/image_search.py [folder of pictures]
 
-With `pip install 'nearfield[fastembed]'` and a folder, CLIP looks at the pictures. Without one, three little pictures are
-made, and an embedder that only knows colours looks at them: any class with these five members is an embedder.
+With `pip install 'nearfield[fastembed]'` and a folder, CLIP looks at the pictures. Without one, three little pictures
+are made, and an embedder that only knows colours looks at them: any class with these five members is one.
 """
 
 from __future__ import annotations
