@@ -50,7 +50,7 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         "collection",
         "database",
     ],
-    "uses": ["transfer", "rag", "evaluate", "plot", "topics"],
+    "uses": ["indexing", "transfer", "rag", "evaluate", "plot", "topics"],
     "doors": ["cli", "server", "client", "cluster", "integrations", "compat"],
 }
 APART = {"parts", "uses", "doors"}

@@ -47,7 +47,7 @@ def contents(db: Path, name: str = "docs") -> dict[str, str]:
 def test_indexing_and_searching(run: Run, notes: Path) -> None:
     ended = run("index", "notes")
     assert ended.code == 0
-    assert "2 files, 3 passages, 3 embedded" in ended.out
+    assert "2 files (2 new), 3 passages, 3 embedded" in ended.out
     assert ended.err == ""
     ended = run("search", "a feline on a rug", "-k", "1")
     assert ended.code == 0
@@ -59,8 +59,8 @@ def test_indexing_and_searching(run: Run, notes: Path) -> None:
 def test_a_second_run_embeds_nothing(run: Run, notes: Path) -> None:
     run("index", "notes")
     before = contents(Path("library.nf"))
-    assert "0 embedded, 3 unchanged" in run("index", "notes").out
-    assert "1 file, 2 passages, 0 embedded, 2 unchanged" in run("index", notes / "pets.md").out
+    assert "2 files (2 unchanged), 3 passages, 0 embedded" in run("index", "notes").out
+    assert "1 file (1 unchanged), 2 passages, 0 embedded" in run("index", notes / "pets.md").out
     assert contents(Path("library.nf")) == before
 
 
@@ -68,7 +68,7 @@ def test_a_changed_file_leaves_no_stale_passage(run: Run, notes: Path) -> None:
     run("index", "notes")
     (notes / "pets.md").write_text("Only parrots now.")
     ended = run("index", notes / "pets.md")
-    assert "1 embedded, 2 removed" in ended.out
+    assert "1 embedded, 1 removed" in ended.out
     assert sorted(contents(Path("library.nf")).values()) == [
         "Only parrots now.",
         "Shares fell sharply on the exchange today.",
@@ -82,7 +82,7 @@ def test_a_changed_file_leaves_no_stale_passage(run: Run, notes: Path) -> None:
 def test_changed_metadata_alone_is_noticed(run: Run, notes: Path) -> None:
     run("index", "notes")
     (notes / "pets.md").write_text((notes / "pets.md").read_text().replace("1999", "2010"))
-    assert "2 embedded, 1 unchanged" in run("index", "notes").out
+    assert "2 files (1 changed, 1 unchanged), 3 passages, 0 embedded" in run("index", "notes").out
     assert len(json.loads(run("search", "cat", "--where", '{"year": 2010}', "--json").out)["hits"]) == 2
 
 
@@ -95,7 +95,7 @@ def test_a_deleted_file_goes_with_its_folder_only(run: Run, notes: Path, tmp_pat
     (notes / "pets.md").unlink()
     (tmp_path / "notes2" / "other.txt").unlink()
     assert "2 removed" in run("index", "notes").out
-    assert sorted(Path(id).name for id in contents(Path("library.nf"))) == ["mine", "money.txt", "other.txt"]
+    assert sorted(Path(id).name for id in contents(Path("library.nf"))) == ["mine", "money.txt#1", "other.txt#1"]
 
 
 def test_a_broken_file_is_told_and_keeps_what_was_there(run: Run, notes: Path) -> None:
@@ -125,16 +125,21 @@ def test_passages_do_not_enter_a_collection_of_bare_vectors(run: Run, notes: Pat
     assert len(contents(Path("library.nf"))) == 1
 
 
-def test_a_passage_longer_than_the_model_reads_is_told_once(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nearfield.cli.indexing.BATCH", 2)
+def test_no_end_of_a_passage_is_cut_off_by_the_model(run: Run, tmp_path: Path) -> None:
+    """Dense text has a token for each character; measured in characters, passages would be too long."""
     (tmp_path / "dense.txt").write_text("\n\n".join("¤§¶" * 260 + f" {n}." for n in range(5)))
-    ended = run("index", "dense.txt")
-    assert (ended.code, ended.err) == (
-        0,
-        "note: some passages are longer than the model reads; their ends are not searched\n",
-    )
+    assert run("index", "dense.txt").err == ""
+    assert "".join("".join(contents(Path("library.nf")).values()).split()).count("¤") == 5 * 260
+
+
+def test_index_options_reach_the_indexer(run: Run, notes: Path) -> None:
+    (notes / "latin.txt").write_bytes("café".encode("latin-1"))
+    ended = run("index", "notes", "--include", "*.txt", "--exclude", "money*", "--encoding", "latin-1", "--json")
+    assert json.loads(ended.out)["files"] == 1
+    assert list(contents(Path("library.nf")).values()) == ["café"]
+    assert run("index", "notes", "--by", "pages").code == 1
+    run("index", notes / "pets.md", "--size", "20", "--overlap", "5", "--by", "sentences")
+    assert len(contents(Path("library.nf"))) > 3
 
 
 # Scripts

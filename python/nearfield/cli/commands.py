@@ -17,11 +17,12 @@ from nearfield.cli import moving as _moving  # noqa: F401  # it brings `export` 
 from nearfield.cli import screen
 from nearfield.cli import upkeep as _upkeep  # noqa: F401  # it brings `verify` and its like
 from nearfield.cli.demo import run_demo
-from nearfield.cli.indexing import Summary, index_paths, open_for_text
+from nearfield.cli.indexing import index_with_bar, open_for_text
 from nearfield.cli.options import DEFAULT_DB, Db, Json, Name, Where, app, existing, known, parsed_where
 from nearfield.database import Database
 from nearfield.database import open as open_database
 from nearfield.index import build_info
+from nearfield.indexing import Summary
 
 __all__ = ["app"]  # with all commands
 
@@ -43,25 +44,36 @@ def _options(
 
 @app.command()
 def index(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders, or patterns in quotes.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Files, folders, patterns in quotes, or https://… addresses.")
+    ],
     db: Db = DEFAULT_DB,
     collection: Name = "docs",
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only files like this, as in a .gitignore; may be repeated.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="No files like this; may be repeated.")] = None,
+    by: Annotated[
+        str, typer.Option(help="Divide by paragraphs, sentences, markdown, code or tokens; auto: as the file is.")
+    ] = "auto",
+    size: Annotated[int | None, typer.Option(min=1, help="Tokens of a passage at most.")] = None,
+    overlap: Annotated[int, typer.Option(min=0, help="Tokens that a passage repeats of the one before it.")] = 0,
+    encoding: Annotated[str | None, typer.Option(help="Of text files that are not UTF-8, such as latin-1.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Index text files (.txt, .md, .jsonl). Again: only what changed."""
+    """Index text, Markdown, PDF, Word, HTML, CSV, JSON and source files. Again: only what changed."""
     started = time.perf_counter()
-    with open_database(db) as database, screen.progress() as bars:
+    with open_database(db) as database:
         docs = open_for_text(database, collection)
-        done = index_paths(docs, paths, bars)
+        done = index_with_bar(
+            docs, paths, include=include, exclude=exclude, by=by, size=size, overlap=overlap, encoding=encoding
+        )
         total = docs.count()
     seconds = time.perf_counter() - started
     for problem in done.problems:
         screen.err.print(f"[red]problem:[/] {escape(screen.plain(problem))}", soft_wrap=True)
     if as_json:
-        counts = {"files": done.files, "passages": done.passages, "embedded": done.embedded}
-        counts |= {"unchanged": done.unchanged, "removed": done.removed, "records": total}
-        others = [path.as_posix() for path in done.others]
-        screen.print_json(counts | {"problems": done.problems, "others": others, "seconds": round(seconds, 3)})
+        screen.print_json(done.to_dict() | {"records": total, "seconds": round(seconds, 3)})
     else:
         _print_summary(done, seconds, f"collection {collection!r} of {db}", total)
     if done.problems:
@@ -129,15 +141,12 @@ def demo(
 
 
 def _print_summary(done: Summary, seconds: float, where: str, total: int) -> None:
-    parts = [screen.count(done.files, "file"), screen.count(done.passages, "passage")]
-    parts += [f"{done.embedded:,} embedded"]
-    parts += [
-        f"{number:,} {what}" for number, what in ((done.unchanged, "unchanged"), (done.removed, "removed")) if number
-    ]
-    screen.out.print(f"{', '.join(parts)} in {seconds:.1f} s", markup=False)
+    counts = ((done.new, "new"), (done.changed, "changed"), (done.unchanged, "unchanged"), (done.gone, "gone"))
+    files = ", ".join(f"{number:,} {what}" for number, what in counts if number) or "nothing new"
+    parts = [f"{screen.count(done.files, 'file')} ({files})", screen.count(done.passages, "passage")]
+    parts += [f"{done.embedded:,} embedded"] + ([f"{done.removed:,} removed"] if done.removed else [])
+    screen.out.print(f"{', '.join(parts)} in {seconds:.1f} s", markup=False, soft_wrap=True)
     screen.out.print(f"{where} holds {screen.count(total, 'passage')}", markup=False, soft_wrap=True)
-    if done.truncated:
-        screen.err.print("note: some passages are longer than the model reads; their ends are not searched")
     if done.empty:
         screen.err.print(f"note: {screen.count(done.empty, 'file')} had no text", markup=False)
     if done.others:

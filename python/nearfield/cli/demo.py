@@ -17,7 +17,7 @@ from rich.text import Text
 
 from nearfield.cli import screen
 from nearfield.cli.asking import show
-from nearfield.cli.indexing import index_paths, open_for_text
+from nearfield.cli.indexing import index_with_bar, open_for_text
 from nearfield.collection import Collection
 from nearfield.database import open as open_database
 from nearfield.errors import InvalidInput, NotFound
@@ -118,12 +118,11 @@ def _corpus() -> Path | None:
 
 def _index(docs: Collection, folder: Path) -> None:
     started = time.perf_counter()
-    with screen.progress() as bars:
-        done = index_paths(docs, [folder], bars)
+    done = index_with_bar(docs, [folder])
     for problem in done.problems:
         screen.err.print(f"problem: {screen.plain(problem)}", markup=False, soft_wrap=True)
     if not docs.count():
-        raise InvalidInput(f"{folder}: no text was found in .txt, .md or .jsonl files; give another folder")
+        raise InvalidInput(f"{folder}: no text was found in it; give another folder")
     seconds = time.perf_counter() - started
     what = f"{screen.count(done.passages, 'passage')} of {screen.count(done.files, 'file')}"
     screen.out.print(f"Indexed {what} in {seconds:.1f} s ({done.embedded:,} embedded)\n", markup=False)

@@ -75,6 +75,7 @@ class LocalEmbedder:
         folder = weights.find(weights.DEFAULT_MODEL if model is None else model, download=model is not None)
         self._checkpoint = checkpoints.read(folder, pooling=pooling, normalize=normalize, max_tokens=max_tokens)
         self._tokenizer = _tokenizer(self._checkpoint)
+        self._whole: Any = None
         self._progress = progress
         self._arguments = (folder, pooling, normalize, max_tokens, progress)
         self._session: Any = None
@@ -91,6 +92,12 @@ class LocalEmbedder:
     def max_tokens(self) -> int:
         """The longest text, in tokens, that is read to its end: 256 for the default model."""
         return self._checkpoint.max_tokens
+
+    @property
+    def text_tokens(self) -> int:
+        """How many tokens of a document are read: `max_tokens` without the marks around it and the model's prompt."""
+        prompt = self._checkpoint.document_prompt
+        return self.max_tokens - len(self._whole_tokenizer().encode(prompt).ids)
 
     @property
     def identity(self) -> str:
@@ -122,6 +129,29 @@ class LocalEmbedder:
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Like `encode_documents`, with the model's prompt for queries if it has one (the default model has none)."""
         return self._encode(texts, self._checkpoint.query_prompt)
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of `text` begins and ends, in characters; without the marks, and not cut at any limit.
+
+        Example:
+            >>> LocalEmbedder().token_spans("A feline rests.")
+            [(0, 1), (2, 5), (5, 8), (9, 14), (14, 15)]
+        """
+        lowered = text.lower() if self._checkpoint.lowercase else text
+        encoding = self._whole_tokenizer().encode(lowered.encode("utf-8", "replace").decode(), add_special_tokens=False)
+        spans: list[tuple[int, int]] = encoding.offsets
+        if len(lowered) == len(text):
+            return spans
+        at = [position for position, character in enumerate(text) for _ in character.lower()]  # "İ" becomes two
+        at.append(len(text))
+        return [(at[start], at[end]) for start, end in spans]
+
+    def _whole_tokenizer(self) -> Any:
+        """The tokenizer without its limit; made when it is first asked for."""
+        if self._whole is None:
+            self._whole = type(self._tokenizer).from_str(self._tokenizer.to_str())
+            self._whole.no_truncation()
+        return self._whole
 
     def _encode(self, texts: Sequence[str], prompt: str) -> NDArray[np.float32]:
         texts = check_texts(texts)

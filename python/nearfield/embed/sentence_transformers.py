@@ -80,6 +80,19 @@ class SentenceTransformerEmbedder:
         return None if length is None else int(length)
 
     @property
+    def text_tokens(self) -> int | None:
+        """How many tokens of a document are read: `max_tokens` without the marks around it and the longest prompt."""
+        if self.max_tokens is None:
+            return None
+        prompts = ["", *(text for text in (self.model.prompts or {}).values() if text)]
+        return self.max_tokens - max(len(self.model.tokenizer(prompt)["input_ids"]) for prompt in prompts)
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of `text` begins and ends, in characters; without the marks, and not cut at any limit."""
+        options = {"add_special_tokens": False, "truncation": False, "verbose": False}
+        return list(self.model.tokenizer(text, return_offsets_mapping=True, **options)["offset_mapping"])
+
+    @property
     def identity(self) -> str:
         """The hash of weights, modules, prompts and length: the same wherever the model's folder lies."""
         if self._identity is None:
