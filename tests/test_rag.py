@@ -104,7 +104,9 @@ def test_each_format_asks_and_answers_as_its_service_does(
         assert json.dumps(said, ensure_ascii=False) in sent
     for value in ("0.5", "99"):
         assert value in sent
-    assert KEY in "".join(headers.values())
+    carrier = "x-goog-api-key" if kind == "google" else "authorization"
+    assert {name.lower(): value for name, value in headers.items()}[carrier].removeprefix("Bearer ") == KEY
+    assert kind != "anthropic" or "anthropic-version" in {name.lower() for name in headers}
     assert KEY not in path + sent
     assert "sse" in path if kind == "google" else body["stream"] is True
 

@@ -170,12 +170,18 @@ def _openai(pieces: Iterator[str | None]) -> Iterator[str | None]:
 
 
 def _anthropic(pieces: Iterator[str | None]) -> Iterator[str | None]:
-    yield 'event: message_start\ndata: {"type": "message_start", "message": {}}\n\n'
+    start = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": []}
+    start |= {"usage": {"input_tokens": 1, "output_tokens": 1}}
+    yield f"event: message_start\ndata: {json.dumps({'type': 'message_start', 'message': start})}\n\n"
     yield 'event: ping\ndata: {"type": "ping"}\n\n'
+    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    yield f"event: content_block_start\ndata: {json.dumps(block)}\n\n"
     for piece in pieces:
         delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": piece}}
         yield piece and f"event: content_block_delta\ndata: {json.dumps(delta)}\n\n"
-    yield 'event: message_delta\ndata: {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}\n\n'
+    yield 'event: content_block_stop\ndata: {"type": "content_block_stop", "index": 0}\n\n'
+    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}}
+    yield f"event: message_delta\ndata: {json.dumps(end)}\n\n"
     yield 'event: message_stop\ndata: {"type": "message_stop"}\n\n'
 
 
@@ -188,7 +194,7 @@ def _google(pieces: Iterator[str | None]) -> Iterator[str | None]:
 def _ollama(pieces: Iterator[str | None]) -> Iterator[str | None]:
     for piece in pieces:
         yield piece and json.dumps({"message": {"role": "assistant", "content": piece}, "done": False}) + "\n"
-    yield '{"message": {"content": ""}, "done": true, "done_reason": "stop"}\n'
+    yield '{"message": {"role": "assistant", "content": ""}, "done": true, "done_reason": "stop"}\n'
 
 
 def texts_of(path: str, body: Any) -> list[str]:

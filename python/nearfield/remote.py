@@ -28,6 +28,7 @@ from nearfield.errors import InvalidInput, RateLimited, RemoteError, Unauthorize
 MINUTE = 60.0
 _BASE, _CAP = 0.5, 30.0  # seconds: the longest wait before the first retry, and before any
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # 529: how Anthropic says that it is overloaded
+_CONNECTING = 10.0  # seconds: who does not even accept a connection by then will not
 _CONNECTS = 3  # a host that refuses every connection is given up sooner than one that fails now and then
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _SPENT = re.compile(r"insufficient_quota|credit balance|billing", re.I)  # a 429 that no waiting mends
@@ -335,7 +336,8 @@ class Service:
                 # A proxy from the environment is for the world outside, not for this machine. Without TLS there is
                 # nothing to verify, and reading the certificates would cost most of the first request.
                 secure = self.base_url.startswith("https:")
-                client = httpx.Client(timeout=self.timeout, trust_env=not self._local, verify=secure)
+                wait = httpx.Timeout(self.timeout, connect=min(self.timeout, _CONNECTING))
+                client = httpx.Client(timeout=wait, trust_env=not self._local, verify=secure)
                 weakref.finalize(self, client.close)
                 self._client = (os.getpid(), client)
             return self._client[1]

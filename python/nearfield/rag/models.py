@@ -345,7 +345,7 @@ def _service(
 
 
 def _anthropic_headers(key: str) -> Mapping[str, str]:
-    return {"x-api-key": key, "anthropic-version": "2023-06-01"}
+    return {**bearer(key), "anthropic-version": "2026-10-21"}
 
 
 def _apart(messages: Sequence[Message]) -> tuple[str, list[Message]]:
