@@ -82,6 +82,14 @@ def test_the_properties_say_what_was_asked() -> None:
     assert "l2" in repr(index)
 
 
+def test_auto_is_exact_and_says_so(index: nf.Index) -> None:
+    assert (index.kind, index.built) == ("auto", False)
+    for asked in ({}, {"recall": 0.5}, {"exact": True}):
+        _, _, report = index.search(QUERIES, k=3, report=True, **asked)
+        assert (report.kind, report.exact, report.expected) == ("flat", True, 1.0)
+    assert index.memory >= ROWS.nbytes
+
+
 def test_the_report_counts_what_was_read(index: nf.Index) -> None:
     ids, _, report = index.search(QUERIES, k=3, report=True)
     assert isinstance(report, nf.Report)

@@ -45,7 +45,8 @@ class Index:
         metric: "cosine" (of the angle; 0 where a vector is zero), "dot" or "l2".
         kind: "flat" is the exact scan. The others answer faster, at the recall that a search states: "hnsw" is a graph,
             "ivf" scans the lists of rows nearest to the query, "ivf_pq" the same on product-quantised codes, "lsh"
-            looks into hash tables. "auto" lets nearfield choose, which today is flat.
+            looks into hash tables. "auto" is exact up to 2^26 numbers (175,000 rows of 384) and builds a graph beyond;
+            then a search that states a recall walks it, and one that states none is exact up to 2^27 numbers.
         threads: Threads for one call at the most; None means one for every core. Small calls use fewer.
 
     Raises:
@@ -70,9 +71,8 @@ class Index:
         if kind not in KINDS:
             raise InvalidInput(f"unknown kind {kind!r}: use one of {', '.join(KINDS)}")
         self.threads = threads
-        self._kind = kind
         self._dimension = dimension
-        self._native = _native.Index(dimension, metric, "flat" if kind == "auto" else kind)
+        self._native = _native.Index(dimension, metric, kind)
 
     @property
     def dimension(self) -> int:
@@ -87,7 +87,17 @@ class Index:
     @property
     def kind(self) -> str:
         """The kind that was asked for."""
-        return self._kind
+        return self._native.kind
+
+    @property
+    def memory(self) -> int:
+        """Bytes held: the vectors, their codes, and the graph, lists or tables beside them."""
+        return sum(self._native.bytes)
+
+    @property
+    def built(self) -> bool:
+        """Whether a graph, lists or tables stand beside the vectors: what takes time to make again."""
+        return self._native.bytes[1] > 0
 
     @property
     def threads(self) -> int:
@@ -204,11 +214,10 @@ class Index:
         scanned, reread, read, threads, hops, proven, effort, expected = counts
         count = len(array) if array.ndim > 1 else 1
         kind = self._native.kind
-        return (
-            ids,
-            scores,
-            Report(kind, proven, count, scanned, reread, read, threads, 1000 * elapsed, hops, effort, expected),
-        )
+        if kind == "auto":
+            kind = "flat" if proven else "hnsw"
+        counted = (scanned, reread, read, threads, 1000 * elapsed, hops, effort, expected)
+        return ids, scores, Report(kind, proven, count, *counted)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file. A failure leaves what was there before.
@@ -241,8 +250,6 @@ class Index:
             raise NotFound(f"there is no index file at {os.fspath(path)}") from error
         except OSError as error:
             raise StorageError(f"cannot read the index at {os.fspath(path)}: {_reason(error)}") from error
-        kind = index._native.kind
-        index._kind = "auto" if kind == "flat" else kind
         index._dimension = index._native.dimension
         return index
 

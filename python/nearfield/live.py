@@ -204,7 +204,7 @@ class LiveIndex(Live[Index]):
 
 
 def _worth_publishing(index: Index) -> bool:
-    return index.kind not in ("auto", "flat")
+    return index.built
 
 
 def _caught_up(index: Index, transaction: Transaction, state: State, since: Version) -> Index:

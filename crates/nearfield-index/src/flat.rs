@@ -154,6 +154,12 @@ impl Flat {
         self.len() == 0
     }
 
+    /// Bytes held: vectors, codes, and what is known of each row.
+    pub fn bytes(&self) -> usize {
+        let rows = size_of_val(self.vectors.as_slice()) + size_of_val(self.norms.as_slice()) + 9 * self.ids.rows();
+        rows + size_of_val(self.codes.as_slice()) + size_of_val(self.factors.as_slice())
+    }
+
     /// One above the largest id ever given.
     pub fn next_id(&self) -> i64 {
         self.ids.next()

@@ -23,7 +23,7 @@ use crate::pool::each_job;
 use crate::refine::{self, Full};
 use crate::scan::{self, Candidate};
 use crate::walk::{Level, NONE, Reach, Walker, node_of};
-use crate::{Error, Result};
+use crate::{Error, Result, plan};
 
 /// Fewer rows than this are answered exactly: a graph would not be faster.
 const FEWEST: usize = 1024;
@@ -70,6 +70,8 @@ pub(crate) struct Graph {
 pub struct Hnsw {
     pub(crate) flat: Flat,
     pub(crate) graph: Option<Graph>,
+    /// Rows from which on there is a graph.
+    pub(crate) fewest: usize,
     benches: Mutex<Vec<Bench>>,
 }
 
@@ -108,12 +110,20 @@ impl Hnsw {
     }
 
     pub(crate) fn of(flat: Flat) -> Self {
-        Self { flat, graph: None, benches: Mutex::new(Vec::new()) }
+        Self { flat, graph: None, fewest: FEWEST, benches: Mutex::new(Vec::new()) }
     }
 
     /// The vectors, and exact answers from them.
     pub fn exact(&self) -> &Flat {
         &self.flat
+    }
+
+    /// Bytes held beside the exact index.
+    pub fn bytes(&self) -> usize {
+        self.graph.as_ref().map_or(0, |graph| {
+            let links: usize = graph.levels.iter().map(|level| size_of_val(level.links.as_slice())).sum();
+            links + size_of_val(graph.codes.as_slice()) + size_of_val(graph.rows.as_slice())
+        })
     }
 
     /// As [`Flat::keep_next_id`].
@@ -146,7 +156,7 @@ impl Hnsw {
     /// Builds the graph where there is none yet or too much has changed since.
     fn fold(&mut self, threads: usize) {
         let stale = match &self.graph {
-            None => self.flat.len() >= FEWEST,
+            None => self.flat.len() >= self.fewest,
             Some(graph) => {
                 let nodes = graph.rows.len();
                 self.flat.ids.rows() - graph.covered > FEWEST + nodes / 8 || graph.dead > nodes / 4
@@ -279,7 +289,7 @@ impl Hnsw {
             bench.candidates.push(Candidate { row, dot: 0, upper: 0.0 });
         }
         // Where the pool holds rows that may not be answered, there must be as many others in it as usual.
-        let least = if plan.reach.slack > 0.0 { plan.k } else { plan.wanted };
+        let least = if plan.reach.slack > 0.0 && plan.allowed.is_none() { plan.k } else { plan.wanted };
         let starved = bench.candidates.len() < least;
         for candidate in &mut bench.candidates {
             let at = candidate.row as usize * rows.lines;
@@ -342,18 +352,15 @@ impl Hnsw {
         let right = allowed.as_ref().map_or(flat.len(), Allowed::count);
         let inside = right - beside.len();
         let nodes = graph.rows.len();
-        let usual = self.width(graph, request.k, recall);
         let k = request.k.min(right);
-        // Only so many of the nodes in the pool can be answered.
-        let width = usual.saturating_mul(nodes).div_ceil(inside.max(1)).min(nodes);
-        let reach = if inside == nodes { Reach::adaptive(flat.metric, width, k) } else { Reach::wide(width) };
+        let deep = plan::depth(k, inside, nodes);
+        let width = self.width(graph, deep, recall).min(nodes);
+        let reach = Reach::adaptive(flat.metric, width, deep);
         let count = request.queries.len() / flat.dimension;
-        let (row, byte) = if count < 12 { SCAN_ONE } else { SCAN_MANY };
-        let scan = right as f64 * (row + byte * flat.dimension as f64);
-        if inside == 0 || width as f64 * HOP >= scan {
+        if inside == 0 || !plan::walk_is_faster(width, right, flat.dimension, count) {
             return flat.search_allowed(allowed.as_ref(), request);
         }
-        let wanted = looked_at(k, usual).min(inside);
+        let wanted = looked_at(k, self.width(graph, k, recall)).min(inside);
         let plan = Plan { reach, wanted, allowed: allowed.as_ref(), beside: &beside, k };
         self.walks(graph, request, &plan)
     }
@@ -428,11 +435,6 @@ impl Hnsw {
 
 /// Standard errors by which the recall of the held-out rows must exceed a target: they are a sample.
 const CAUTION: f64 = 0.5;
-
-/// Nanoseconds: a step of a walk; a row of a scan and each of its dimensions, for one query and for each of many.
-const HOP: f64 = 500.0;
-const SCAN_ONE: (f64, f64) = (3.0, 0.025);
-const SCAN_MANY: (f64, f64) = (0.5, 0.007);
 
 /// Queries that one thread takes at a time.
 const QUERIES_PER_JOB: usize = 8;

@@ -22,7 +22,12 @@ const SHAPE: usize = 8;
 impl Hnsw {
     /// Writes the vectors, their ids and the graph to a file.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut file = Writer::create(path, self.flat.header(KIND))?;
+        self.save_kind(path, KIND)
+    }
+
+    /// As `save`, for a kind that keeps its graph in the same way.
+    pub(crate) fn save_kind(&self, path: &Path, kind: u32) -> Result<()> {
+        let mut file = Writer::create(path, self.flat.header(kind))?;
         self.flat.write(&mut file)?;
         let mut shape = [0u64; SHAPE];
         if let Some(graph) = &self.graph {
@@ -77,8 +82,13 @@ impl Hnsw {
 
     /// Reads a file that `save` wrote.
     pub fn load(path: &Path, threads: usize) -> Result<Self> {
+        Self::load_kind(path, KIND, threads)
+    }
+
+    /// Reads a file that `save_kind` wrote.
+    pub(crate) fn load_kind(path: &Path, kind: u32, threads: usize) -> Result<Self> {
         let (mut file, header) = Reader::open(path)?;
-        let mut index = Self::of(Flat::read(&mut file, header, KIND, threads)?);
+        let mut index = Self::of(Flat::read(&mut file, header, kind, threads)?);
         let shape = file.section(b"shape   ", SHAPE, u64::from_le_bytes)?;
         let shape: Vec<usize> = shape.into_iter().map(|size| usize::try_from(size).unwrap_or(usize::MAX)).collect();
         if shape[0] > 0 {

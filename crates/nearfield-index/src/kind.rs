@@ -7,7 +7,7 @@ use crate::codec::Reader;
 use crate::flat::{Answers, Flat, Request};
 use crate::hnsw::Hnsw;
 use crate::probe::{Probed, Structure};
-use crate::{Error, Ivf, IvfPq, Lsh, Metric, Result};
+use crate::{Auto, Error, Ivf, IvfPq, Lsh, Metric, Result};
 
 /// A kind of index: exact vectors, and a way of searching them.
 pub trait Kind: Debug + Send + Sync {
@@ -15,6 +15,10 @@ pub trait Kind: Debug + Send + Sync {
     fn name(&self) -> &'static str;
     /// The vectors, and exact answers from them.
     fn vectors(&self) -> &Flat;
+    /// Bytes of what stands beside the vectors and their codes: a graph, lists, tables. 0 where there is nothing (yet).
+    fn beside(&self) -> usize {
+        0
+    }
     /// As [`Flat::keep_next_id`].
     fn keep_next_id(&mut self, next: i64);
     /// Adds vectors (row-major) under the ids given, or under the next ones; all or none of them.
@@ -65,6 +69,9 @@ impl Kind for Hnsw {
     fn vectors(&self) -> &Flat {
         self.exact()
     }
+    fn beside(&self) -> usize {
+        self.bytes()
+    }
     forwarded!();
 }
 
@@ -76,11 +83,14 @@ impl<S: Structure> Kind for Probed<S> {
     fn vectors(&self) -> &Flat {
         self.exact()
     }
+    fn beside(&self) -> usize {
+        self.bytes()
+    }
     forwarded!();
 }
 
 /// Every kind, in the order of their codes on disk.
-pub const NAMES: [&str; 5] = ["flat", "hnsw", "ivf", "ivf_pq", "lsh"];
+pub const NAMES: [&str; 6] = ["flat", "hnsw", "ivf", "ivf_pq", "lsh", "auto"];
 
 /// An empty index of the kind of that name.
 pub fn create(name: &str, dimension: usize, metric: Metric) -> Result<Box<dyn Kind>> {
@@ -90,6 +100,7 @@ pub fn create(name: &str, dimension: usize, metric: Metric) -> Result<Box<dyn Ki
         "ivf" => Ok(Box::new(Ivf::new(dimension, metric)?)),
         "ivf_pq" => Ok(Box::new(IvfPq::new(dimension, metric)?)),
         "lsh" => Ok(Box::new(Lsh::new(dimension, metric)?)),
+        "auto" => Ok(Box::new(Auto::new(dimension, metric)?)),
         _ => Err(Error::Invalid(format!("unknown kind {name:?}: use one of {}", NAMES.join(", ")))),
     }
 }
@@ -103,6 +114,7 @@ pub fn load(path: &Path, threads: usize) -> Result<Box<dyn Kind>> {
         Some(&"ivf") => Ok(Box::new(Ivf::load(path, threads)?)),
         Some(&"ivf_pq") => Ok(Box::new(IvfPq::load(path, threads)?)),
         Some(&"lsh") => Ok(Box::new(Lsh::load(path, threads)?)),
+        Some(&"auto") => Ok(Box::new(Auto::load(path, threads)?)),
         _ => Err(file.corrupt("it holds a kind of index that this version does not know")),
     }
 }

@@ -4,12 +4,14 @@
 //! * [`hnsw`] answers approximately, at a recall it has measured on its own rows: a walk through a graph of neighbours.
 //! * [`ivf`], [`ivf_pq`] and [`lsh`] look into a part of the rows; what they have in common is in [`probe`].
 //! * [`sparse`] answers exactly for texts (BM25, TF-IDF; the words are from [`text`]) and for sparse vectors.
+//! * [`Auto`] is exact while that is fast enough and a graph beyond; `plan.rs` says where walks are faster than scans.
 //! * [`kind`] is the one face of all that hold dense vectors.
 //! * [`columns`] answers filters on metadata with sets of rows; [`filter`] says what a filter is.
 //! * [`ids`] maps the numbers users give to rows, [`pool`] runs the work, [`codec`] writes and reads files.
 
 mod allow;
 mod analysis;
+mod auto;
 pub mod codec;
 pub mod columns;
 mod columns_file;
@@ -26,6 +28,7 @@ pub mod kind;
 pub mod lsh;
 mod maxscore;
 mod partition;
+mod plan;
 pub mod pool;
 mod postings;
 pub mod probe;
@@ -38,6 +41,7 @@ mod values;
 mod walk;
 
 pub use allow::Allow;
+pub use auto::Auto;
 pub use columns::Columns;
 pub use error::{Error, Result};
 pub use filter::{Filter, Pattern};

@@ -82,6 +82,12 @@ impl Index {
         self.read(py, |index| index.vectors().metric().name())
     }
 
+    /// Bytes of the vectors and their codes, and of what stands beside them.
+    #[getter]
+    fn bytes(&self, py: Python<'_>) -> (usize, usize) {
+        self.read(py, |index| (index.vectors().bytes(), index.beside()))
+    }
+
     #[getter]
     fn next_id(&self, py: Python<'_>) -> i64 {
         self.read(py, |index| index.vectors().next_id())
