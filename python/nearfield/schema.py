@@ -150,6 +150,8 @@ def create(connection: sqlite3.Connection, path: Path | None) -> None:
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts only before the first page is written
     if path is not None:
         _use_wal(connection)
+    (level,) = connection.execute("PRAGMA synchronous").fetchone()
+    connection.execute("PRAGMA synchronous = FULL")  # "relaxed" may lose writes, not the tables they go to
     connection.execute("BEGIN IMMEDIATE")
     try:
         if version(connection, path) == 0:
@@ -162,6 +164,8 @@ def create(connection: sqlite3.Connection, path: Path | None) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+    finally:
+        connection.execute(f"PRAGMA synchronous = {level}")
 
 
 @contextmanager
