@@ -35,14 +35,21 @@ def document(id: str, number: int) -> str:
     return f"document of {id} as of {number} " + "x" * (number % 300)
 
 
-def main(path: str, life: int, mixed: bool, count: int) -> None:
+def main(path: str, life: int, mode: str, count: int) -> None:
     import nearfield as nf
-    from nearfield import transaction
+    from nearfield import compaction, live, transaction
 
+    mixed = mode != "adds"
     if mixed:
         transaction.SEAL_ROWS = 40
+    if mode == "upkeep":
+        compaction.PIECE_ROWS, compaction.DUE_ROWS = 20, 50
+        live.LiveIndex.kind, live._WORTH_PUBLISHING = "hnsw", 20
     collection = nf.open(path).collection("c", embedder=None)
     for number in range(count):
+        if mode == "upkeep" and number % 5 == 4:
+            collection.compact()
+            collection.search(np.ones(DIMENSION), k=1)  # publishes an index
         ids, vectors = change(life, number, mixed)
         if vectors is None:
             collection.delete(ids)
@@ -54,4 +61,4 @@ def main(path: str, life: int, mixed: bool, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "mixed", int(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

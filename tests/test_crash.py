@@ -19,9 +19,9 @@ import nearfield as nf
 Model = dict[str, tuple[str, dict[str, Any], bytes]]
 
 
-def run_and_kill(path: Path, life: int, mixed: bool, count: int, seconds: float) -> int:
+def run_and_kill(path: Path, life: int, mode: str, count: int, seconds: float) -> int:
     """Start a writer, kill it `seconds` after its first acknowledgement; return how many changes were acknowledged."""
-    command = [sys.executable, crash_writer.__file__, str(path), str(life), "mixed" if mixed else "adds", str(count)]
+    command = [sys.executable, crash_writer.__file__, str(path), str(life), mode, str(count)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         first = writer.stdout.readline()
@@ -47,6 +47,9 @@ def apply(model: Model, life: int, number: int, mixed: bool) -> Model:
 def contents(path: Path) -> Model:
     """What a fresh process would find, checked for everything that must hold whatever happened."""
     with nf.open(path) as db:
+        if db._store._thread is not None:  # it clears away what is left of a compaction
+            db._store._thread.join()
+        assert db.verify() == []
         collection = db.collection("c", embedder=None)
         records = collection.get(include=["documents", "metadatas", "embeddings"])
         model: Model = {}
@@ -86,16 +89,41 @@ def test_kill_in_the_middle_of_adds_updates_deletes_and_sealing(tmp_path: Path) 
     model: Model = {}
     changes = 0
     for life in range(20):
-        acknowledged = run_and_kill(tmp_path / "x.nf", life, True, 10_000, random.uniform(0, 0.3))
+        acknowledged = run_and_kill(tmp_path / "x.nf", life, "mixed", 10_000, random.uniform(0, 0.3))
         model = check_life(tmp_path / "x.nf", model, life, True, acknowledged)
         changes += acknowledged
     assert changes > 200
     assert len(list((tmp_path / "x.nf" / "vectors" / "c").iterdir())) > 5
 
 
+def kill_while_compacting(path: Path, lives: range) -> None:
+    model: Model = {}
+    published = numbers = 0
+    for life in lives:
+        acknowledged = run_and_kill(path, life, "upkeep", 10_000, random.uniform(0, 0.5))
+        published += len(list(path.glob("indexes/*/hnsw-*")))
+        numbers = max([numbers, *(int(file.name[:6]) for file in path.glob("vectors/*/*"))])
+        model = check_life(path, model, life, True, acknowledged)
+    assert published > 0
+    assert numbers > len(lives)  # each compaction writes a segment of a new number
+
+
+def test_kill_in_the_middle_of_compaction_and_publication(tmp_path: Path) -> None:
+    """Compaction and publication of an index take most of the time of each of these lives."""
+    random.seed(21)
+    kill_while_compacting(tmp_path / "x.nf", range(8))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_kill_200_times_while_compacting_and_publishing(tmp_path: Path) -> None:
+    for start in range(0, 200, 20):
+        kill_while_compacting(tmp_path / f"{start}.nf", range(start, start + 20))
+
+
 def test_kill_in_the_middle_of_single_adds(tmp_path: Path) -> None:
     for life in range(3):
-        acknowledged = run_and_kill(tmp_path / f"{life}.nf", life, False, 10_000, random.uniform(0.1, 1.0))
+        acknowledged = run_and_kill(tmp_path / f"{life}.nf", life, "adds", 10_000, random.uniform(0.1, 1.0))
         check_life(tmp_path / f"{life}.nf", {}, life, False, acknowledged)
 
 
@@ -103,7 +131,7 @@ def test_kill_in_the_middle_of_single_adds(tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_kill_in_the_middle_of_10_000_single_adds_20_times(tmp_path: Path) -> None:
     for life in range(20):
-        acknowledged = run_and_kill(tmp_path / f"{life}.nf", life, False, 10_000, random.uniform(0, 6))
+        acknowledged = run_and_kill(tmp_path / f"{life}.nf", life, "adds", 10_000, random.uniform(0, 6))
         check_life(tmp_path / f"{life}.nf", {}, life, False, acknowledged)
 
 
@@ -114,7 +142,7 @@ def test_kill_200_times_while_sealing(tmp_path: Path) -> None:
         model: Model = {}
         for life in range(start, start + 20):
             path = tmp_path / f"{start}.nf"
-            acknowledged = run_and_kill(path, life, True, 10_000, random.uniform(0, 0.5))
+            acknowledged = run_and_kill(path, life, "mixed", 10_000, random.uniform(0, 0.5))
             model = check_life(path, model, life, True, acknowledged)
 
 

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,93 @@ def test_a_catalog_that_cannot_grow_changes_nothing(
     if sealed:
         assert files(tmp_path / "x.nf") == before
     intact(tmp_path / "x.nf", made)
+
+
+FULL = """
+import errno, os, sys
+import numpy as np
+import nearfield as nf
+from nearfield import compaction, live, transaction
+sys.path.insert(0, sys.argv[3])
+import databases
+transaction.SEAL_ROWS, compaction.PIECE_ROWS = 8, 6
+live.LiveIndex.kind, live._WORTH_PUBLISHING = "hnsw", 10
+
+def opened():
+    db = nf.open(sys.argv[1])
+    return db, db.collection("c", embedder=None)
+
+try:
+    db, collection = opened()
+except nf.errors.DiskFull:
+    db, collection = opened()
+made = databases.vectors(40)
+steps = [
+    lambda: collection.add(ids=["x", "y"], embeddings=made[:2]),
+    lambda: collection.add(["t" * 9000] * 30, ids=[f"n {i}" for i in range(30)], embeddings=made[:30]),
+    lambda: collection.search(made[0]),  # publishes an index
+    lambda: collection.delete(["x", *(f"n {i}" for i in range(20))]),
+    lambda: collection.compact(),
+    lambda: db.snapshot("s"),
+    lambda: db.backup(sys.argv[2]),
+    lambda: db.rename("c", "d"),
+    lambda: db.rename("d", "c"),
+]
+for step in steps:
+    before = databases.snapshot(collection)
+    try:
+        step()
+    except nf.errors.DiskFull as error:
+        assert "make room" in str(error), error
+        assert databases.snapshot(collection) == before or step is steps[4], "something was changed"
+        step()  # there is room again
+db.drop_snapshot("s")
+assert len(collection.get(include=["documents", "embeddings"])) == 21, collection.count()
+assert db.verify() == [], db.verify()
+db.close()
+print("good", flush=True)
+"""
+
+
+def test_a_disk_that_is_full_at_any_write(tmp_path: Path) -> None:
+    """The system refuses one write, in every kind of work that writes, and no other."""
+    full_at_writes(tmp_path, {"pwrite64": range(1, 760, 150), "write": (2, 5), "ftruncate": (1,)})
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_disk_that_is_full_at_every_write(tmp_path: Path) -> None:
+    full_at_writes(tmp_path, {"pwrite64": range(1, 760, 3), "write": range(1, 9), "ftruncate": range(1, 9)})
+
+
+def full_at_writes(tmp_path: Path, calls: dict[str, Iterable[int]]) -> None:
+    refused = 0
+    for call, number in [(call, number) for call, numbers in calls.items() for number in numbers]:
+        path = tmp_path / f"{call}-{number}"
+        path.mkdir()
+        made = filled(path / "x.nf")
+        strace = ["strace", "-f", "-e", f"trace={call}", "-o", str(path / "trace")]
+        if not shutil.which("strace") or subprocess.run([*strace, "true"], capture_output=True).returncode:
+            pytest.skip("needs strace")
+        strace += ["-e", f"inject={call}:error=ENOSPC:when={number}"]
+        command = [sys.executable, "-c", FULL, str(path / "x.nf"), str(path / "b.nf"), str(Path(__file__).parent)]
+        run = subprocess.run(
+            [*strace, *command],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        assert run.stdout.endswith("good\n"), (call, number, run.stdout, run.stderr)
+        refused += "INJECTED" in (path / "trace").read_text()
+        with nf.open(path / "x.nf") as db:
+            assert db.verify() == []
+            assert db.collection("c", embedder=None).count() == 21
+            np.testing.assert_array_equal(
+                db.collection("c", embedder=None).get("9", include=["embeddings"])[0].embedding, made[9]
+            )
+        shutil.rmtree(path)
+    assert refused
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from nearfield.errors import Corrupt, NearfieldError
+from nearfield.errors import Corrupt, NearfieldError, StorageError
 from nearfield.index import Index
 from nearfield.store import Store
 from nearfield.transaction import State, Transaction
@@ -181,6 +181,8 @@ class LiveIndex(Live[Index]):
             return state is not None and self._store.publish(
                 state, index.kind, version.next_row, version.seq, index.save
             )
+        except StorageError:  # no room, perhaps: a search does not fail for what it can do without
+            return False
         finally:
             with self._changed:
                 self._sharing -= 1

@@ -31,6 +31,9 @@ APPLICATION_ID = 0x6E656172  # "near", in the header of the file: `file` and we 
 FORMAT_VERSION = 1
 TIMEOUT = 30.0  # seconds to wait for another process's write
 
+# What SQLite says when there is no room for the memory that the users of the WAL share.
+_NO_ROOM_TO_SHARE = (sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP)
+
 # A key is `collection << 32 | row`. It makes each collection a contiguous range of one B-tree: a filter reads it in
 # sequence, and no second index is needed to find a row. Metadata stands before the document, so that a filter need not
 # walk over long texts. The checksums are of what SQLite has none for: a bit that flips in a page's content.
@@ -204,7 +207,7 @@ def translated(path: Path | None, action: str) -> Iterator[None]:
             raise Locked(
                 f"{where}: another process has been writing for {TIMEOUT:g} s; try again, or write in smaller parts"
             ) from error
-        if code == sqlite3.SQLITE_FULL:
+        if code == sqlite3.SQLITE_FULL or getattr(error, "sqlite_errorcode", None) in _NO_ROOM_TO_SHARE:
             raise DiskFull(
                 f"{where}: no room left on the disk; nothing was changed; make room and try again"
             ) from error

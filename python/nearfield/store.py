@@ -321,7 +321,11 @@ class Store:
         if path.exists() and not path.is_dir():
             raise NotADatabase(f"{path} is a file; a nearfield database is a folder: choose another path")
         if not catalog.exists():
-            if path.is_dir() and any(entry.name != CATALOG for entry in path.iterdir()) and not catalog.exists():
+            if (
+                path.is_dir()
+                and any(not entry.name.startswith(CATALOG) for entry in path.iterdir())
+                and not catalog.exists()
+            ):
                 raise NotADatabase(
                     f"{path} is a folder with other things in it and no {CATALOG}; choose a new or an empty folder"
                 )
