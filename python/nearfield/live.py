@@ -206,7 +206,7 @@ class LiveIndex(Live[Index]):
 
 
 def _worth_publishing(index: Index) -> bool:
-    return index.built
+    return index.built if index.kind == "auto" else index.kind != "flat"
 
 
 def _caught_up(index: Index, transaction: Transaction, state: State, since: Version) -> Index:

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from nearfield import __version__
 from nearfield.cli import asking as _asking  # noqa: F401  # it brings `ask`
+from nearfield.cli import bench as _bench  # noqa: F401  # it brings `bench`
 from nearfield.cli import evaluation as _evaluation  # noqa: F401  # it brings `eval`
 from nearfield.cli import moving as _moving  # noqa: F401  # it brings `export` and `import`
 from nearfield.cli import screen
