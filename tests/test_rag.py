@@ -543,6 +543,29 @@ def test_the_command_finds_the_remote_embedder_that_filled_a_collection(
     assert out.startswith("one sentence here [1]")
 
 
+def test_files_are_indexed_by_a_remote_embedder_that_is_named_once(
+    run: Any, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nearfield(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["nearfield", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return (int(end.value.code or 0), *capsys.readouterr())
+
+    monkeypatch.setenv("OLLAMA_HOST", server.url)
+    Path("a.txt").write_text("The only sentence of the first file.")
+    Path("b.txt").write_text("Something else stands in the second.")
+    code, out, err = nearfield("index", "a.txt", "--collection", "far", "--embedder", "ollama:all-minilm")
+    assert (code, err) == (0, "")
+    assert nearfield("index", "b.txt", "--collection", "far")[0] == 0
+    assert len(server.texts) == 2
+    code, out, err = run("Something else stands in the second.", "--collection", "far", "-k", "1")
+    assert out.startswith("Something else stands in the second. [1]")
+    code, out, err = nearfield("index", "b.txt", "--collection", "far", "--embedder", "default")
+    assert code == 1
+    assert err.startswith("error: collection 'far'")
+
+
 def test_an_answer_knows_its_sources() -> None:
     answer = Answer("q", "x [2]", tuple(SOURCES), cited=(2,))
     assert answer.citations == (SOURCES[1],)

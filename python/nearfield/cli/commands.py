@@ -60,12 +60,19 @@ def index(
     size: Annotated[int | None, typer.Option(min=1, help="Tokens of a passage at most.")] = None,
     overlap: Annotated[int, typer.Option(min=0, help="Tokens that a passage repeats of the one before it.")] = 0,
     encoding: Annotated[str | None, typer.Option(help="Of text files that are not UTF-8, such as latin-1.")] = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option(
+            envvar="NEARFIELD_EMBEDDER",
+            help="What makes the vectors: openai:MODEL, ollama:MODEL and others; a model's name or folder.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Index text, Markdown, PDF, Word, HTML, CSV, JSON and source files. Again: only what changed."""
     started = time.perf_counter()
     with open_database(db) as database:
-        docs = open_for_text(database, collection)
+        docs = open_for_text(database, collection, embedder)
         done = index_with_bar(
             docs, paths, include=include, exclude=exclude, by=by, size=size, overlap=overlap, encoding=encoding
         )

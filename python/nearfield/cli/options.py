@@ -11,7 +11,7 @@ import typer
 from nearfield.collection import Collection
 from nearfield.database import Database
 from nearfield.database import open as open_database
-from nearfield.embed import from_identity
+from nearfield.embed import Embedder, from_identity
 from nearfield.errors import NotFound
 
 DEFAULT_DB = Path("library.nf")
@@ -60,6 +60,10 @@ def known(database: Database, name: str) -> Collection:
     if name not in names:
         there = ", ".join(map(repr, names)) or "none"
         raise NotFound(f"{database.path} has no collection {name!r}; it has: {there}")
+    return database.collection(name, embedder=filler(database, name) or "default")
+
+
+def filler(database: Database, name: str) -> Embedder | None:
+    """The embedder that filled a collection, if its identity tells which: that of a remote one is its name."""
     identity = database.collection(name, embedder=None).embedder_identity
-    filled_by = from_identity(identity) if identity else None  # a remote embedder is known by its name
-    return database.collection(name, embedder=filled_by or "default")
+    return from_identity(identity) if identity else None
