@@ -536,6 +536,7 @@ def test_the_command_finds_the_remote_embedder_that_filled_a_collection(
     run: Any, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_HOST", server.url)
+    monkeypatch.setenv("NEARFIELD_CACHE", str(Path("cache").absolute()))
     with nf.open("library.nf") as db:
         db.collection("far", embedder="ollama:all-minilm").add(["one sentence here", "another one there"])
     code, out, err = run("one sentence here", "--collection", "far")
@@ -553,6 +554,7 @@ def test_files_are_indexed_by_a_remote_embedder_that_is_named_once(
         return (int(end.value.code or 0), *capsys.readouterr())
 
     monkeypatch.setenv("OLLAMA_HOST", server.url)
+    monkeypatch.setenv("NEARFIELD_CACHE", str(Path("cache").absolute()))
     Path("a.txt").write_text("The only sentence of the first file.")
     Path("b.txt").write_text("Something else stands in the second.")
     code, out, err = nearfield("index", "a.txt", "--collection", "far", "--embedder", "ollama:all-minilm")
