@@ -1,7 +1,7 @@
 //! Approximate search by walking through a graph of neighbours, at a recall the caller states.
 //!
-//! The graph is that of HNSW (Malkov and Yashunin, 2018): levels of ever fewer nodes as the way in, below them one
-//! graph over all rows. A walk reads 4-bit guide codes of the leading principal directions, one or two cache lines a
+//! The graph is the lowest level of HNSW (Malkov and Yashunin, 2018). Instead of its upper levels, a table of random nodes
+//! is the way in: it is read as it lies. A walk reads 4-bit guide codes of the leading principal directions, one or two cache lines a
 //! row (`nearfield_kernels::guide`). The nearest rows it finds are judged by their 8-bit codes and the best of these
 //! read in full, as in the exact index, so the scores are the exact ones and only rows can be missing.
 //!
@@ -18,11 +18,11 @@ use nearfield_kernels::{BLOCK, Kernels, Line, Metric, kernels, pages, prefetch};
 
 use crate::allow::Allowed;
 use crate::flat::{Answers, Flat, Request};
-use crate::hnsw_build::Points;
+use crate::hnsw_build::{DEGREE, Points};
 use crate::pool::each_job;
 use crate::refine::{self, Full};
 use crate::scan::{self, Candidate};
-use crate::walk::{Level, NONE, Reach, Walker, node_of};
+use crate::walk::{Level, NONE, Reach, Walker, adaptive};
 use crate::{Error, Result, plan};
 
 /// Fewer rows than this are answered exactly: a graph would not be faster.
@@ -53,8 +53,9 @@ pub(crate) struct Graph {
     pub rows: Vec<u32>,
     pub guide: Guide,
     pub codes: Vec<Line>,
-    /// The lowest first; the nodes of a level are the first of the one below.
-    pub levels: Vec<Level>,
+    pub level: Level,
+    /// Nodes that have neighbours: the first ones.
+    pub linked: usize,
     /// Width of a walk for each depth and target.
     pub widths: Widths,
     /// Rows there were; later ones are not in the graph.
@@ -98,6 +99,9 @@ struct Plan<'a> {
 /// Candidates that get a second look, be k ever so small: the order of guide codes is not that of the rows.
 const LEAST_LOOKED_AT: usize = 23;
 
+/// The nearest candidates are read in full almost always: this many of them are asked for at once.
+const SURE: usize = 10;
+
 /// Candidates of a walk that get a second look, for `k` answers out of a pool of `width`.
 fn looked_at(k: usize, width: usize) -> usize {
     width.min((k + k / 2 + 8).max(LEAST_LOOKED_AT)).max(k)
@@ -121,7 +125,7 @@ impl Hnsw {
     /// Bytes held beside the exact index.
     pub fn bytes(&self) -> usize {
         self.graph.as_ref().map_or(0, |graph| {
-            let links: usize = graph.levels.iter().map(|level| size_of_val(level.links.as_slice())).sum();
+            let links = size_of_val(graph.level.links.as_slice());
             links + size_of_val(graph.codes.as_slice()) + size_of_val(graph.rows.as_slice())
         })
     }
@@ -189,26 +193,29 @@ impl Hnsw {
         let points = Points::new(kernels, threads, &rows, (&flat.codes, &flat.factors, lines), norms.as_deref());
         let is_zero = |row: u32| flat.norms.get(row as usize).is_some_and(|norm| *norm == 0.0);
         let sources = points.sources(flat.metric, sigma as f32, is_zero);
-        let wide = guide_lines(flat.dimension);
         let sampled = &rows[..rows.len().min(SAMPLE)]; // rows are in a random order
         let code = |row: &u32| &flat.codes[*row as usize * lines..(*row as usize + 1) * lines];
         let sampled: Vec<Line> = sampled.iter().flat_map(code).copied().collect();
-        let guide = Guide::train(kernels, &flat.frame, flat.dimension, wide, &sampled, &sources);
-        let mut codes = pages::filled(rows.len() * wide, Line([0; 64]));
+        let guide = Guide::fit(kernels, &flat.frame, flat.dimension, &sampled, &sources);
+        let mut codes = pages::filled(rows.len() * guide.lines, Line([0; 64]));
         points.guide(&guide, &sources, &mut codes);
 
         let held_out = HELD_OUT.min(rows.len() / 8);
         let nodes = rows.len() - held_out;
-        let mut levels = points.levels(&guide, &codes, nodes);
-        points.connect(&guide, &codes, &mut levels);
+        let mut level = Level::new(nodes, DEGREE);
+        points.insert(&guide, &codes, &mut level, 1, nodes, false);
+        points.insert(&guide, &codes, &mut level, 0, nodes, true);
+        points.connect(&guide, &codes, &mut level);
         let covered = flat.ids.rows();
         let widths = [[0; TARGETS.len()]; DEPTHS.len()];
-        let mut graph = Graph { rows: rows.clone(), guide, codes, levels, widths, covered, outside, dead: 0 };
+        let mut graph =
+            Graph { rows: rows.clone(), guide, codes, level, linked: nodes, widths, covered, outside, dead: 0 };
         graph.widths = self.calibrate(&graph, nodes, threads);
-        let Graph { guide, codes, levels, .. } = &mut graph;
-        levels[0].grow(rows.len());
-        points.insert(guide, codes, levels, nodes, rows.len(), false);
-        points.connect(guide, codes, levels);
+        let Graph { guide, codes, level, linked, .. } = &mut graph;
+        level.grow(rows.len());
+        points.insert(guide, codes, level, nodes, rows.len(), false);
+        points.connect(guide, codes, level);
+        *linked = rows.len();
         Some(graph)
     }
 
@@ -229,7 +236,7 @@ impl Hnsw {
             let widest = (nodes / 16).max(8 * k);
             while reached < TARGETS.len() {
                 let (found, squares) = (AtomicUsize::new(0), AtomicUsize::new(0));
-                let reach = Reach::adaptive(flat.metric, width, k);
+                let reach = adaptive(flat.metric, width, k);
                 let plan = Plan { reach, wanted: looked_at(k, width), allowed: None, beside: &[], k };
                 let jobs = queries.chunks(flat.dimension).zip(truth.ids.chunks(k)).zip(truth.scores.chunks(k));
                 each_job(threads, jobs, Bench::default, |bench, ((query, ids), scores)| {
@@ -268,12 +275,10 @@ impl Hnsw {
     ) -> (Vec<refine::Ranked>, Work) {
         let flat = &self.flat;
         let norm = (kernels.dot_exact)(query, query).sqrt();
-        let code = flat.frame.encode_query(query, norm);
         graph.guide.encode_query(kernels, flat.metric, query, norm, &mut bench.guide);
         let walker = &mut bench.walker;
-        (walker.scored, walker.hops) = (0, 0);
-        let codes = (graph.codes.as_slice(), graph.guide.lines);
-        walker.descend(kernels, codes, &graph.levels, &bench.guide.query, plan.reach);
+        let view = graph.level.view((&graph.codes, graph.guide.lines), graph.linked);
+        (kernels.walk)(walker, &view, &bench.guide.query, plan.reach);
         let rows = flat.rows(None);
         let answerable = |row: &u32| match plan.allowed {
             _ if *row == NONE => false,
@@ -281,13 +286,19 @@ impl Hnsw {
             None => graph.dead == 0 || flat.ids.is_live(*row as usize),
         };
         bench.candidates.clear();
-        let found = walker.pool.iter().map(|entry| graph.rows[node_of(*entry) as usize]).filter(answerable);
-        for row in found.take(plan.wanted) {
+        let full = Full { metric: flat.metric, dimension: flat.dimension, vectors: &flat.vectors, norms: &flat.norms };
+        let found = walker.nodes().map(|node| graph.rows[node as usize]).filter(answerable);
+        for (i, row) in found.take(plan.wanted).enumerate() {
+            if i < plan.k.min(SURE) {
+                full.fetch(row);
+            }
             for line in 0..rows.lines {
                 prefetch(rows.codes, row as usize * rows.lines + line);
             }
+            rows.fetch_factors(row);
             bench.candidates.push(Candidate { row, dot: 0, upper: 0.0 });
         }
+        let code = flat.frame.encode_query(query, norm); // while the candidates' codes travel
         // Where the pool holds rows that may not be answered, there must be as many others in it as usual.
         let least = if plan.reach.slack > 0.0 && plan.allowed.is_none() { plan.k } else { plan.wanted };
         let starved = bench.candidates.len() < least;
@@ -301,7 +312,6 @@ impl Hnsw {
             work.scanned = plan.beside.len();
         }
         work.looked = bench.candidates.len();
-        let full = Full { metric: flat.metric, dimension: flat.dimension, vectors: &flat.vectors, norms: &flat.norms };
         let (best, read) = refine::best(kernels, &rows, &full, (query, norm, &code), &bench.candidates, plan.k);
         work.read = read;
         (best, work)
@@ -355,7 +365,7 @@ impl Hnsw {
         let k = request.k.min(right);
         let deep = plan::depth(k, inside, nodes);
         let width = self.width(graph, deep, recall).min(nodes);
-        let reach = Reach::adaptive(flat.metric, width, deep);
+        let reach = adaptive(flat.metric, width, deep);
         let count = request.queries.len() / flat.dimension;
         if inside == 0 || !plan::walk_is_faster(width, right, flat.dimension, count) {
             return flat.search_allowed(allowed.as_ref(), request);
@@ -424,7 +434,7 @@ impl Hnsw {
         answers.rows_reread = work.read;
         answers.hops = work.hops;
         answers.bytes_read = work.scored * graph.guide.lines * 64
-            + work.hops * graph.levels[0].width * 64
+            + work.hops * graph.level.width * 64
             + (work.scanned + work.looked) * long
             + work.read * flat.dimension * 4;
         starved.sort_unstable();
@@ -438,11 +448,6 @@ const CAUTION: f64 = 0.5;
 
 /// Queries that one thread takes at a time.
 const QUERIES_PER_JOB: usize = 8;
-
-/// Lines of a guide code.
-fn guide_lines(dimension: usize) -> usize {
-    if dimension <= nearfield_kernels::guide::directions(1) { 1 } else { 2 }
-}
 
 /// Puts rows in a random order, the same at every build.
 pub(crate) fn shuffle(rows: &mut [u32]) {

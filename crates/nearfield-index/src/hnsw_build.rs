@@ -12,7 +12,7 @@ use nearfield_kernels::guide::{Guide, GuideQuery, Source};
 use nearfield_kernels::{BLOCK, Factors, Kernels, Line, Metric};
 
 use crate::pool::each_job;
-use crate::walk::{Level, Reach, Walker, node_of};
+use crate::walk::{Level, Reach, Walker};
 
 /// Neighbours a node has at the most.
 pub(crate) const DEGREE: usize = 32;
@@ -22,9 +22,6 @@ const WIDTH: usize = 96;
 
 /// Points of a batch that one thread takes at a time.
 const PER_JOB: usize = 16;
-
-/// From one level to the next, one node in so many is kept.
-const THINNING: usize = 32;
 
 /// Points to link, in the order of their nodes: what distances between them are made of.
 pub(crate) struct Points<'a> {
@@ -176,53 +173,32 @@ impl<'a> Points<'a> {
         (0..self.rows.len()).map(source).collect()
     }
 
-    /// Builds the levels for the first `nodes` points, the lowest first.
-    pub fn levels(&self, guide: &Guide, codes: &[Line], nodes: usize) -> Vec<Level> {
-        let mut sizes = vec![nodes];
-        while sizes[sizes.len() - 1] / THINNING >= THINNING {
-            sizes.push(sizes[sizes.len() - 1] / THINNING);
-        }
-        let mut levels: Vec<Level> = Vec::new(); // the highest last
-        for &size in sizes.iter().rev() {
-            let mut level = Level::new(size, DEGREE);
-            let mut done = 0;
-            if let Some(above) = levels.first() {
-                // A level begins as the one above: the same first nodes, linked the same way.
-                level.links[..above.links.len()].copy_from_slice(&above.links);
-                done = above.nodes;
-            }
-            levels.insert(0, level);
-            self.insert(guide, codes, &mut levels, done.max(1), size, false);
-            self.insert(guide, codes, &mut levels, 0, size, true);
-        }
-        levels
-    }
-
-    /// Links nodes `from` to `to - 1` of the lowest level to those linked before (all of them, the `again` time).
-    pub fn insert(&self, guide: &Guide, codes: &[Line], levels: &mut [Level], from: usize, to: usize, again: bool) {
-        let most = (levels[0].nodes / 50).max(64);
+    /// Links nodes `from` to `to - 1` to those linked before (all of them, the `again` time).
+    pub fn insert(&self, guide: &Guide, codes: &[Line], level: &mut Level, from: usize, to: usize, again: bool) {
+        let most = (level.nodes / 50).max(64);
         let mut start = from;
         while start < to {
             let count = if again { most } else { start.min(most) }.min(to - start);
-            self.batch(guide, codes, levels, start, count, again);
+            self.batch(guide, codes, level, start, count, again);
             start += count;
         }
     }
 
-    fn batch(&self, guide: &Guide, codes: &[Line], levels: &mut [Level], start: usize, count: usize, again: bool) {
+    fn batch(&self, guide: &Guide, codes: &[Line], level: &mut Level, start: usize, count: usize, again: bool) {
         let degree = DEGREE;
         let mut lists = vec![Vec::new(); count];
         {
-            let levels = &*levels;
+            let level = &*level;
+            let view = level.view((codes, guide.lines), if again { level.nodes } else { start });
             each_job(self.threads, lists.chunks_mut(PER_JOB).enumerate(), Bench::default, |bench, (job, lists)| {
                 for (i, list) in lists.iter_mut().enumerate() {
                     let node = (start + job * PER_JOB + i) as u32;
                     guide.row_as_query(&codes[node as usize * guide.lines..][..guide.lines], &mut bench.query);
-                    bench.walker.descend(self.kernels, (codes, guide.lines), levels, &bench.query, Reach::wide(WIDTH));
+                    (self.kernels.walk)(&mut bench.walker, &view, &bench.query, Reach::wide(WIDTH));
                     bench.listed.clear();
-                    bench.listed.extend(bench.walker.pool.iter().map(|entry| node_of(*entry)));
+                    bench.listed.extend(bench.walker.nodes());
                     if again {
-                        bench.listed.extend(levels[0].of(node));
+                        bench.listed.extend(level.of(node));
                     }
                     self.choose(node, degree, bench);
                     list.clone_from(&bench.chosen);
@@ -231,19 +207,19 @@ impl<'a> Points<'a> {
         }
         let mut offers: Vec<(u32, u32)> = Vec::with_capacity(count * degree / 2);
         for (node, list) in (start as u32..).zip(&lists) {
-            levels[0].set(node, list);
+            level.set(node, list);
             offers.extend(list.iter().map(|neighbour| (*neighbour, node)));
         }
         offers.sort_unstable();
         let targets: Vec<&[(u32, u32)]> = offers.chunk_by(|a, b| a.0 == b.0).collect();
         let mut merged = vec![Vec::new(); targets.len()];
         let jobs = merged.chunks_mut(PER_JOB * 4).zip(targets.chunks(PER_JOB * 4));
-        let level = &levels[0];
+        let links = &*level;
         each_job(self.threads, jobs, Bench::default, |bench, (merged, targets)| {
             for (list, offers) in merged.iter_mut().zip(targets) {
                 let target = offers[0].0;
                 bench.listed.clear();
-                bench.listed.extend(level.of(target));
+                bench.listed.extend(links.of(target));
                 let had = bench.listed.len();
                 for &(_, offered) in *offers {
                     if !bench.listed[..had].contains(&offered) {
@@ -259,13 +235,13 @@ impl<'a> Points<'a> {
             }
         });
         for (offers, list) in targets.iter().zip(&merged) {
-            levels[0].set(offers[0].0, list);
+            level.set(offers[0].0, list);
         }
     }
 
-    /// Makes every node of the lowest level reachable from the first; returns how many were not.
-    pub fn connect(&self, guide: &Guide, codes: &[Line], levels: &mut [Level]) -> usize {
-        let nodes = levels[0].nodes;
+    /// Makes every node reachable from the first; returns how many were not.
+    pub fn connect(&self, guide: &Guide, codes: &[Line], level: &mut Level) -> usize {
+        let nodes = level.nodes;
         let mut reached = vec![false; nodes];
         let mut waiting = vec![0u32];
         let mut bench = Bench::default();
@@ -274,7 +250,7 @@ impl<'a> Points<'a> {
         loop {
             while let Some(node) = waiting.pop() {
                 if !std::mem::replace(&mut reached[node as usize], true) {
-                    waiting.extend(levels[0].of(node).filter(|neighbour| !reached[*neighbour as usize]));
+                    waiting.extend(level.of(node).filter(|neighbour| !reached[*neighbour as usize]));
                 }
             }
             while unknown < nodes && reached[unknown] {
@@ -288,21 +264,21 @@ impl<'a> Points<'a> {
             // which becomes a neighbour of the node taken in and so stays reachable.
             let lost = unknown as u32;
             guide.row_as_query(&codes[unknown * guide.lines..][..guide.lines], &mut bench.query);
-            bench.walker.descend(self.kernels, (codes, guide.lines), levels, &bench.query, Reach::wide(WIDTH));
-            let near: Vec<u32> = bench.walker.pool.iter().map(|entry| node_of(*entry)).collect();
-            let near: Vec<u32> = near.into_iter().filter(|node| reached[*node as usize]).collect();
-            let room = near.iter().copied().find(|node| levels[0].of(*node).count() < DEGREE);
+            let view = level.view((codes, guide.lines), nodes);
+            (self.kernels.walk)(&mut bench.walker, &view, &bench.query, Reach::wide(WIDTH));
+            let near: Vec<u32> = bench.walker.nodes().filter(|node| reached[*node as usize]).collect();
+            let room = near.iter().copied().find(|node| level.of(*node).count() < DEGREE);
             let host = room.or(near.first().copied()).unwrap_or(0);
-            let mut list: Vec<u32> = levels[0].of(host).collect();
+            let mut list: Vec<u32> = level.of(host).collect();
             if list.len() == DEGREE {
-                let mut own: Vec<u32> = levels[0].of(lost).collect();
+                let mut own: Vec<u32> = level.of(lost).collect();
                 own.truncate(DEGREE - 1);
                 let moved = list.pop().filter(|moved| !own.contains(moved)); // a list names a node once
                 own.extend(moved);
-                levels[0].set(lost, &own);
+                level.set(lost, &own);
             }
             list.push(lost);
-            levels[0].set(host, &list);
+            level.set(host, &list);
             waiting.push(lost);
         }
     }

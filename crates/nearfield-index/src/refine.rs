@@ -1,8 +1,5 @@
-//! Second and third pass of an exact search, for one query: a closer look at the candidates' codes, then their
-//! vectors in full, most promising first, until the next one could not be among the best.
-
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+//! Second and third pass of a search, for one query: a closer look at the candidates' codes, then their vectors in
+//! full, most promising first, until the next one could not be among the best.
 
 use nearfield_kernels::quantize::QueryCode;
 use nearfield_kernels::topk::KthLargest;
@@ -23,7 +20,7 @@ pub(crate) struct Full<'a> {
 
 impl Full<'_> {
     /// Asks for the row's vector, which is read soon.
-    fn fetch(&self, row: u32) {
+    pub fn fetch(&self, row: u32) {
         let start = row as usize * self.dimension;
         (0..self.dimension).step_by(16).for_each(|j| prefetch(self.vectors, start + j));
     }
@@ -32,6 +29,13 @@ impl Full<'_> {
         let start = row as usize * self.dimension;
         let norm = self.norms.get(row as usize).copied().unwrap_or(0.0);
         self.metric.rank(kernels, &self.vectors[start..start + self.dimension], norm, query, query_norm)
+    }
+
+    /// Ends of an interval that holds the rank.
+    fn near(&self, kernels: &Kernels, row: u32, query: &[f32], query_norm: f64) -> (f64, f64) {
+        let start = row as usize * self.dimension;
+        let norm = self.norms.get(row as usize).copied().unwrap_or(0.0);
+        self.metric.rank_near(kernels, &self.vectors[start..start + self.dimension], norm, query, query_norm)
     }
 }
 
@@ -64,25 +68,46 @@ pub(crate) fn best(
     candidates: &[Candidate],
     k: usize,
 ) -> (Vec<Ranked>, usize) {
-    let (query, query_norm, code) = query;
+    let code = query.2;
     let mut kth = KthLargest::new(k);
     let mut bar = KthLargest::LOWEST;
     let mut promising: Vec<(f32, u32)> = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let row = candidate.row as usize;
+        let (factors, lane) = (&rows.factors[row / BLOCK], row % BLOCK);
         let low = (kernels.dot_codes)(&rows.codes[row * rows.lines..(row + 1) * rows.lines], &code.low);
-        let factors = &rows.factors[row / BLOCK];
-        let (lower, upper) = code.fine_interval(candidate.dot, low, factors, row % BLOCK);
+        let (lower, upper) = code.fine_interval(candidate.dot, low, factors, lane);
         if upper >= bar {
             bar = kth.push(lower);
             promising.push((upper, candidate.row));
         }
     }
     promising.retain(|(upper, _)| *upper >= bar);
-    promising.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    settle(kernels, full, query, &mut promising, k)
+}
 
-    let mut heap: BinaryHeap<Reverse<Ranked>> = BinaryHeap::with_capacity(k.min(promising.len()) + 1);
-    let mut read = 0;
+/// The rank of a row, or an interval that holds it.
+#[derive(Clone, Copy, Debug)]
+struct Judged {
+    low: f64,
+    high: f64,
+    row: u32,
+}
+
+/// The best k rows, best first, and how many vectors were read. `promising` holds the upper ends of the keys of all rows
+/// that could be among them. Ranks are bounded first; where bounds leave the order or a score open, they are computed.
+fn settle(
+    kernels: &Kernels,
+    full: &Full,
+    query: (&[f32], f64, &QueryCode),
+    promising: &mut [(f32, u32)],
+    k: usize,
+) -> (Vec<Ranked>, usize) {
+    let (query, query_norm, code) = query;
+    promising.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let mut judged: Vec<Judged> = Vec::with_capacity(promising.len());
+    let mut kth = KthLargest::new(k);
+    let mut bar = KthLargest::LOWEST;
     for &(_, row) in promising.iter().take(AHEAD) {
         full.fetch(row);
     }
@@ -90,14 +115,34 @@ pub(crate) fn best(
         if let Some((_, later)) = promising.get(i + AHEAD) {
             full.fetch(*later);
         }
-        if heap.len() == k && heap.peek().is_some_and(|worst| code.highest_rank(upper) < worst.0.rank) {
+        // Ranks beyond the range of float32 never stop this.
+        if bar > KthLargest::LOWEST && code.highest_rank(upper) < f64::from(bar) {
             break;
         }
-        heap.push(Reverse(Ranked { rank: full.rank(kernels, row, query, query_norm), row }));
-        read += 1;
-        if heap.len() > k {
-            heap.pop();
+        let (low, high) = full.near(kernels, row, query, query_norm);
+        judged.push(Judged { low, high, row });
+        bar = kth.push(below(low));
+    }
+    let read = judged.len();
+    judged.sort_unstable_by(|a, b| b.low.total_cmp(&a.low).then(a.row.cmp(&b.row)));
+    let mut highest = f64::NEG_INFINITY; // of those after this one
+    for i in (0..judged.len()).rev() {
+        let Judged { low, high, row } = judged[i];
+        let is_open = highest >= low || (i > 0 && judged[i - 1].low <= high);
+        highest = highest.max(high);
+        if is_open || full.metric.score(low) != full.metric.score(high) {
+            let rank = full.rank(kernels, row, query, query_norm);
+            (judged[i].low, judged[i].high) = (rank, rank);
         }
     }
-    (heap.into_sorted_vec().into_iter().map(|Reverse(ranked)| ranked).collect(), read)
+    let mut best: Vec<Ranked> = judged.iter().map(|judged| Ranked { rank: judged.low, row: judged.row }).collect();
+    best.sort_unstable_by(|a, b| b.cmp(a));
+    best.truncate(k);
+    (best, read)
+}
+
+/// A float32 not above `x`.
+fn below(x: f64) -> f32 {
+    let rounded = x as f32;
+    if f64::from(rounded) > x { rounded.next_down() } else { rounded }
 }

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use crate::guide::GuideQuery;
 use crate::pq::ScanPq;
+use crate::walk::{Graph, Reach, Walker};
 use crate::{Factors, Line, Weights, portable};
 
 /// A family of instructions, slowest first.
@@ -39,8 +40,14 @@ pub type Tile = fn(rows: &[Line], queries: &[Line], lines: usize, count: usize, 
 /// See [`Kernels::select`]. `dots` is laid out as by [`Kernels::tile`]; its first `rows` rows are looked at.
 pub type Select = fn(dots: &Dots, factors: &[Factors], weights: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
 
-/// See [`Kernels::score`].
-pub type Score = fn(codes: &[Line], lines: usize, rows: &[u32], query: &GuideQuery, bar: u32, out: &mut Vec<u64>);
+/// See [`Kernels::place`].
+pub type Place = fn(x: &[f32], origin: &[f32], factor: f64, sigma: f64, into: &mut [f64]) -> (f64, f64);
+
+/// See [`Kernels::code16`].
+pub type Code16 = fn(u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) -> (f64, f64);
+
+/// See [`Kernels::walk`].
+pub type Walk = fn(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
 
 /// Dot products of a tile: `values[q * stride + r]`, for `rows` rows.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +71,18 @@ pub struct Kernels {
     pub dot_exact: fn(&[f32], &[f32]) -> f64,
     /// Squared Euclidean distance of two float32 slices of equal length, likewise.
     pub l2_exact: fn(&[f32], &[f32]) -> f64,
+    /// Dot product of two float32 slices of equal length, and what it may be off by. The sum depends on the level.
+    pub dot_near: fn(&[f32], &[f32]) -> (f64, f64),
+    /// Squared Euclidean distance of two float32 slices of equal length, likewise.
+    pub l2_near: fn(&[f32], &[f32]) -> (f64, f64),
+    /// Writes `(x * factor - origin) * sigma`; returns its squared norm and the largest absolute value. `into` has room
+    /// for a multiple of 16.
+    pub place: Place,
+    /// Codes numbers (whole lines of them) as `step * (256 * high + low)`; returns the squared norms of what the high
+    /// codes alone miss, and both together.
+    pub code16: Code16,
+    /// Codes numbers (whole lines of them) as 127ths of the largest absolute value; returns it, and the sum of codes.
+    pub code8: fn(x: &[f32], into: &mut [Line]) -> (f32, i32),
     /// Dot product of one row of codes and one query code.
     pub dot_codes: fn(row: &[Line], query: &[Line]) -> i32,
     /// Dot products of consecutive rows with one query.
@@ -77,12 +96,11 @@ pub struct Kernels {
     pub tile: Tile,
     /// For up to 12 queries, one bar and one list each: appends the rows whose upper bound reaches the bar.
     pub select: Select,
-    /// Appends those of the listed rows of guide codes whose key, as [`crate::guide::ordered`] bits, is below the bar:
-    /// `key << 32 | row << 1`, in the order of the list.
-    pub score: Score,
     /// Appends key and place of those rows (in blocks of 32 product-quantised codes) whose key, `sum * step + (bias + base)`,
     /// reaches the bar.
     pub scan_pq: ScanPq,
+    /// Walks through a graph for one query and leaves the nearest nodes in the walker.
+    pub walk: Walk,
 }
 
 /// The kernels of every level that this CPU can run, slowest first.

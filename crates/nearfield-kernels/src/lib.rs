@@ -6,7 +6,7 @@
 //! * [`quantize`] turns vectors into 8-bit codes with a provable interval for every score.
 //! * [`project`] and [`guide`] make 4-bit codes of the leading principal directions, which steer walks through a graph.
 //! * [`kmeans`] finds the nearest of many centres, [`pq`] codes the parts of a vector with 4 bits each.
-//! * [`topk`] keeps the k-th best bound while a scan runs, [`pages`] asks for memory on large pages.
+//! * [`walk`] is such a walk, [`topk`] keeps the k-th best bound while a scan runs, [`pages`] asks for memory on large pages.
 
 pub mod dispatch;
 pub mod guide;
@@ -20,6 +20,7 @@ pub mod quantize;
 pub mod reference;
 pub mod sum;
 pub mod topk;
+pub mod walk;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 #[cfg(target_arch = "x86_64")]

@@ -43,6 +43,33 @@ impl Metric {
         }
     }
 
+    /// Ends of an interval that holds the rank, for a fraction of its price.
+    pub fn rank_near(
+        self,
+        kernels: &Kernels,
+        row: &[f32],
+        row_norm: f64,
+        query: &[f32],
+        query_norm: f64,
+    ) -> (f64, f64) {
+        // Rounding keeps the order, so what holds of the sums holds of the rounded ones and of the quotients.
+        match self {
+            Metric::Cosine if row_norm == 0.0 || query_norm == 0.0 => (0.0, 0.0),
+            Metric::Cosine => {
+                let ((sum, off), norms) = ((kernels.dot_near)(row, query), row_norm * query_norm);
+                ((sum - off) / norms, (sum + off) / norms)
+            }
+            Metric::Dot => {
+                let (sum, off) = (kernels.dot_near)(row, query);
+                (sum - off, sum + off)
+            }
+            Metric::L2 => {
+                let (sum, off) = (kernels.l2_near)(row, query);
+                (-(sum + off), off - sum)
+            }
+        }
+    }
+
     /// The score a person sees, from the rank: clamped to [-1, 1] for the cosine, minus the distance for l2.
     pub fn score(self, rank: f64) -> f32 {
         match self {

@@ -4,6 +4,7 @@
 use crate::dispatch::{Dots, Kernels, Level};
 use crate::guide::{GuideQuery, ordered};
 use crate::sum::Accumulator;
+use crate::walk::{self, Graph, Links, Reach, Steps, Walker};
 use crate::{BLOCK, Factors, LINE, Line, Weights, reference};
 
 pub(crate) static KERNELS: Kernels = Kernels {
@@ -11,14 +12,19 @@ pub(crate) static KERNELS: Kernels = Kernels {
     code_bytes: 1,
     dot_exact: dot_exact::<8>,
     l2_exact: l2_exact::<8>,
+    dot_near,
+    l2_near,
+    place,
+    code16,
+    code8,
     dot_codes,
     scan,
     pack_rows,
     pack_queries,
     tile,
     select,
-    score,
     scan_pq: crate::pq::scan,
+    walk,
 };
 
 /// `L` numbers from place `at` on, widened to float64; zeros beyond the end. No closures here: one that is not inlined
@@ -76,6 +82,139 @@ pub(crate) fn l2_exact<const L: usize>(x: &[f32], y: &[f32]) -> f64 {
         sum.add(&others);
     }
     sum.rounded(3 * x.len()).unwrap_or_else(|| reference::l2(x, y))
+}
+
+/// Bound of the error of a sum of `count` terms in 32 lanes whose absolute values add up to `mass`: every addition and
+/// every term has a relative error of 2^-53, and twice as much pays for the rounding of the bound itself.
+#[inline(always)]
+pub(crate) fn bound(count: usize, mass: f64) -> f64 {
+    (count.div_ceil(NEAR) + NEAR + 8) as f64 * 2f64.powi(-52) * mass
+}
+
+/// Lanes of the sums that are merely near.
+const NEAR: usize = 32;
+
+#[inline(always)]
+pub(crate) fn dot_near(x: &[f32], y: &[f32]) -> (f64, f64) {
+    assert_eq!(x.len(), y.len());
+    let (mut sums, mut masses) = ([0.0; NEAR], [0.0; NEAR]);
+    for at in (0..x.len()).step_by(NEAR) {
+        let (a, b) = (lanes::<NEAR>(x, at), lanes::<NEAR>(y, at));
+        for j in 0..NEAR {
+            let term = a[j] * b[j]; // exact: 48 bits
+            sums[j] += term;
+            masses[j] += term.abs();
+        }
+    }
+    (sums.iter().sum(), bound(x.len(), masses.iter().sum()))
+}
+
+#[inline(always)]
+pub(crate) fn l2_near(x: &[f32], y: &[f32]) -> (f64, f64) {
+    assert_eq!(x.len(), y.len());
+    let mut sums = [0.0; NEAR];
+    for at in (0..x.len()).step_by(NEAR) {
+        let (a, b) = (lanes::<NEAR>(x, at), lanes::<NEAR>(y, at));
+        for j in 0..NEAR {
+            let apart = a[j] - b[j];
+            sums[j] += apart * apart;
+        }
+    }
+    let sum = sums.iter().sum();
+    (sum, bound(x.len(), sum))
+}
+
+/// Lanes of the sums over a query: their order is the same on every level.
+const LANES: usize = 16;
+
+#[inline(always)]
+fn folded<T: Copy>(mut lanes: [T; LANES], fold: impl Fn(T, T) -> T) -> T {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for j in 0..half {
+            lanes[j] = fold(lanes[j], lanes[j + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+#[inline(always)]
+pub(crate) fn place(x: &[f32], origin: &[f32], factor: f64, sigma: f64, into: &mut [f64]) -> (f64, f64) {
+    assert!(x.len() == origin.len() && into.len() >= x.len().next_multiple_of(LANES));
+    let (mut squares, mut largest) = ([0.0; LANES], [0.0f64; LANES]);
+    for at in (0..x.len()).step_by(LANES) {
+        let (mut x, origin) = (lanes::<LANES>(x, at), lanes::<LANES>(origin, at));
+        for j in 0..LANES {
+            x[j] = (x[j] * factor - origin[j]) * sigma;
+            squares[j] += x[j] * x[j];
+            largest[j] = if x[j].abs() > largest[j] { x[j].abs() } else { largest[j] };
+        }
+        into[at..at + LANES].copy_from_slice(&x);
+    }
+    (folded(squares, |a, b| a + b), folded(largest, |a, b| if a > b { a } else { b }))
+}
+
+#[inline(always)]
+pub(crate) fn code16(u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) -> (f64, f64) {
+    assert!(u.len() == high.len() * LINE && u.len() == low.len() * LINE);
+    const BIG: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52: no room for a fraction beside it
+    let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+    let (mut coarse, mut fine) = ([0.0; LANES], [0.0; LANES]);
+    for (at, part) in u.chunks_exact(LANES).enumerate() {
+        let (mut h, mut l) = ([0u8; LANES], [0u8; LANES]);
+        for j in 0..LANES {
+            let x = part[j];
+            let scaled = x * inverse;
+            let scaled = if scaled > 32_512.0 { 32_512.0 } else { scaled };
+            let scaled = if scaled < -32_512.0 { -32_512.0 } else { scaled };
+            // All of these are whole numbers far below 2^53.
+            let whole = (scaled + BIG) - BIG;
+            let upper = ((whole + 0.5) * (1.0 / 256.0) + BIG) - BIG; // never half-way
+            let lower = whole - 256.0 * upper;
+            // The lowest bits of a number beside BIG are those of a whole number.
+            (h[j], l[j]) = ((upper + BIG).to_bits() as u8, (lower + BIG).to_bits() as u8);
+            let (missed, left) = (x - step * (256.0 * upper), x - step * (256.0 * upper + lower));
+            coarse[j] += missed * missed;
+            fine[j] += left * left;
+        }
+        let place = at * LANES % LINE..at * LANES % LINE + LANES;
+        high[at * LANES / LINE].0[place.clone()].copy_from_slice(&h);
+        low[at * LANES / LINE].0[place].copy_from_slice(&l);
+    }
+    (folded(coarse, |a, b| a + b), folded(fine, |a, b| a + b))
+}
+
+/// What a number is multiplied by to be coded as 127ths of the largest.
+#[inline(always)]
+pub(crate) fn inverse(largest: f32) -> f32 {
+    let inverse = if largest.is_normal() { 127.0 / largest } else { 0.0 };
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
+#[inline(always)]
+pub(crate) fn code8(x: &[f32], into: &mut [Line]) -> (f32, i32) {
+    assert!(x.len() == into.len() * LINE);
+    const BIG: f32 = 12_582_912.0; // 1.5 * 2^23
+    let mut largest = [0.0f32; LANES];
+    for part in x.chunks_exact(LANES) {
+        for j in 0..LANES {
+            largest[j] = if part[j].abs() > largest[j] { part[j].abs() } else { largest[j] };
+        }
+    }
+    let largest = folded(largest, |a, b| if a > b { a } else { b });
+    let inverse = inverse(largest);
+    let mut sums = [0; LANES];
+    for (part, line) in x.chunks_exact(LINE).zip(into) {
+        for (part, codes) in part.chunks_exact(LANES).zip(line.0.chunks_exact_mut(LANES)) {
+            for j in 0..LANES {
+                let code = (part[j] * inverse + BIG).to_bits().wrapping_sub(BIG.to_bits()) as i32;
+                sums[j] += code;
+                codes[j] = code as u8;
+            }
+        }
+    }
+    (largest, folded(sums, |a, b| a + b))
 }
 
 pub(crate) fn dot_codes(row: &[Line], query: &[Line]) -> i32 {
@@ -147,22 +286,39 @@ pub(crate) fn select_from(
     }
 }
 
-fn score(codes: &[Line], lines: usize, rows: &[u32], query: &GuideQuery, bar: u32, out: &mut Vec<u64>) {
-    for &row in rows {
-        let code = &codes[row as usize * lines..(row as usize + 1) * lines];
-        let mut dot = 0;
-        for (line, halves) in code.iter().zip(query.codes.chunks_exact(2)) {
-            let mut sum = 0;
-            for j in 0..LINE {
-                let (low, high) = (i16::from(line.0[j] & 15), i16::from(line.0[j] >> 4));
-                sum += i32::from(low * i16::from(halves[0].0[j] as i8) + high * i16::from(halves[1].0[j] as i8));
-            }
-            dot += sum;
-        }
-        let last = &code[lines - 1].0;
-        let key = ordered(query.key(dot, u32::from_le_bytes([last[60], last[61], last[62], last[63]])));
-        if key < bar {
-            out.push(u64::from(key) << 32 | u64::from(row) << 1);
-        }
+struct Plain;
+
+impl Steps for Plain {
+    fn unseen(links: &[Links], seen: &[u32], fresh: &mut [u32]) -> usize {
+        walk::unseen(links, seen, fresh)
     }
+
+    fn score(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
+        let mut count = 0;
+        for &row in rows {
+            let code = &graph.codes[row as usize * graph.lines..(row as usize + 1) * graph.lines];
+            let mut dot = 0;
+            for (line, halves) in code.iter().zip(query.codes.chunks_exact(2)) {
+                let mut sum = 0;
+                for j in 0..LINE {
+                    let (low, high) = (i16::from(line.0[j] & 15), i16::from(line.0[j] >> 4));
+                    sum += i32::from(low * i16::from(halves[0].0[j] as i8) + high * i16::from(halves[1].0[j] as i8));
+                }
+                dot += sum;
+            }
+            let last = &code[graph.lines - 1].0;
+            let key = ordered(query.key(dot, u32::from_le_bytes([last[60], last[61], last[62], last[63]])));
+            found[count] = u64::from(key) << 32 | u64::from(row) << 1;
+            count += usize::from(key < bar);
+        }
+        count
+    }
+
+    fn insert(pool: &mut [u64], length: usize, entry: u64) -> usize {
+        walk::insert(pool, length, entry)
+    }
+}
+
+fn walk(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
+    walk::walk::<Plain>(walker, graph, query, reach);
 }

@@ -151,11 +151,13 @@ fn covariance(kernels: &Kernels, codes: &[Line], scales: &[f32], dimension: usiz
 
 impl Projection {
     /// The projection onto the `outputs` directions in which the rows vary most; all of them if there are no more.
-    /// Row i is `scales[i]` times its codes, which stand about their mean.
-    pub fn train(kernels: &Kernels, codes: &[Line], scales: &[f32], inputs: usize, outputs: usize) -> Self {
+    /// Row i is `scales[i]` times its codes, which stand about their mean. Also returns the share of the rows' squared
+    /// norms that the projection keeps.
+    pub fn train(kernels: &Kernels, codes: &[Line], scales: &[f32], inputs: usize, outputs: usize) -> (Self, f32) {
         let outputs = outputs.min(inputs);
         let mut random = Random(0x006E_6561_7266_6965);
         let mut basis = vec![0.0f32; outputs * inputs];
+        let mut kept = 1.0;
         if outputs == inputs {
             (0..inputs).for_each(|j| basis[j * inputs + j] = 1.0);
         } else {
@@ -163,6 +165,7 @@ impl Projection {
             basis.iter_mut().for_each(|x| *x = random.normal());
             orthonormalise(&mut basis, inputs, &mut random);
             let mut turned = vec![0.0f32; basis.len()];
+            let all: f32 = products.iter().step_by(inputs + 1).sum();
             for _ in 0..ROUNDS {
                 turned.fill(0.0);
                 // Four directions at a time pass over the matrix, which may be larger than the cache.
@@ -173,6 +176,7 @@ impl Projection {
                         }
                     }
                 }
+                kept = if all > 0.0 { dot(&basis, &turned) / all } else { 1.0 };
                 std::mem::swap(&mut basis, &mut turned);
                 orthonormalise(&mut basis, inputs, &mut random);
             }
@@ -194,7 +198,7 @@ impl Projection {
                 made.codes[r * lines + j / LINE].0[j % LINE] = (rounded(x * inverse) + 128.0) as u8;
             }
         }
-        made
+        (made, kept)
     }
 
     /// Lines in a direction.

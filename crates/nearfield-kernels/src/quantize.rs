@@ -14,7 +14,7 @@
 //! bias = -|o|² / 2, since |x - q|² = |o|² - 2 <o, u> + |u|² in the frame. Float32 rounding in the key is paid for by
 //! inflating |r|, |scale code|, the bias and the weights; see `INFLATE`.
 
-use crate::{BLOCK, Factors, LINE, Line, Metric, Weights, kernels};
+use crate::{BLOCK, Factors, Kernels, LINE, Line, Metric, Weights, kernels};
 
 /// Relative inflation of stored bounds: 16 units in the last place of float32, more than the handful of roundings.
 const INFLATE: f64 = 1.0 / 1_048_576.0;
@@ -35,6 +35,10 @@ pub fn lines(dimension: usize) -> usize {
 pub struct Frame {
     metric: Metric,
     centre: Vec<f32>,
+    /// Its norm.
+    distance: f64,
+    /// As many zeros.
+    origin: Vec<f32>,
     sigma: f64,
 }
 
@@ -59,7 +63,7 @@ pub struct QueryCode {
 impl Frame {
     /// The frame of no rows: the identity.
     pub fn identity(metric: Metric, dimension: usize) -> Self {
-        Self { metric, centre: vec![0.0; dimension], sigma: 1.0 }
+        Self::from_parts(metric, vec![0.0; dimension], 1.0)
     }
 
     /// The frame of `rows`, row-major; `norms` are theirs (cosine). At most 65,536 rows, evenly spread, are looked at.
@@ -76,7 +80,7 @@ impl Frame {
             }
         }
         let used = sample().count().max(1) as f64;
-        frame.centre = sum.iter().map(|&total| (total / used) as f32).collect();
+        frame = Self::from_parts(metric, sum.iter().map(|&total| (total / used) as f32).collect(), 1.0);
         let largest = sample()
             .map(|(row, i)| frame.moved(row, norms.get(i).copied()).map(|o| o * o).sum::<f64>().sqrt())
             .fold(0.0, f64::max);
@@ -84,10 +88,6 @@ impl Frame {
             frame.sigma = (-largest.log2().ceil()).exp2();
         }
         frame
-    }
-
-    fn centre_norm(&self) -> f64 {
-        squares(&self.centre.iter().map(|&c| f64::from(c)).collect::<Vec<_>>()).sqrt()
     }
 
     /// What a row is multiplied by before it is moved: 1 / norm for the cosine (0 for a zero row), else 1.
@@ -101,7 +101,9 @@ impl Frame {
 
     /// A frame from its parts.
     pub fn from_parts(metric: Metric, centre: Vec<f32>, sigma: f64) -> Self {
-        Self { metric, centre, sigma }
+        let distance = squares(&centre.iter().map(|&c| f64::from(c)).collect::<Vec<_>>()).sqrt();
+        let origin = vec![0.0; centre.len()];
+        Self { metric, centre, distance, origin, sigma }
     }
 
     /// The mean of the rows.
@@ -114,13 +116,23 @@ impl Frame {
         self.sigma
     }
 
-    /// Appends where a query of norm `norm` stands: with the rows for cosine and l2, its direction for the dot product.
+    /// Appends where a query of norm `norm` stands, see [`Frame::place_wide`].
     pub fn place(&self, query: &[f32], norm: f64, into: &mut Vec<f32>) {
+        let mut wide = Vec::new();
+        self.place_wide(kernels(), query, norm, &mut wide);
+        into.extend(wide[..query.len()].iter().map(|x| *x as f32));
+    }
+
+    /// Where a query of norm `norm` stands: with the rows for cosine and l2, its direction for the dot product. `into`
+    /// gets zeros up to a whole line; returns the squared norm and the largest absolute value.
+    pub fn place_wide(&self, kernels: &Kernels, query: &[f32], norm: f64, into: &mut Vec<f64>) -> (f64, f64) {
+        into.clear();
+        into.resize(query.len().next_multiple_of(LINE), 0.0);
         if self.metric == Metric::Dot {
             let factor = if norm > 0.0 { 1.0 / norm } else { 0.0 };
-            into.extend(query.iter().map(|&x| (f64::from(x) * factor) as f32));
+            (kernels.place)(query, &self.origin, factor, 1.0, into)
         } else {
-            into.extend(self.moved(query, Some(norm)).map(|x| x as f32));
+            (kernels.place)(query, &self.centre, self.normaliser(Some(norm)), self.sigma, into)
         }
     }
 
@@ -182,58 +194,45 @@ impl Frame {
 
     /// Codes a query of norm `norm` (which may be zero).
     pub fn encode_query(&self, query: &[f32], norm: f64) -> QueryCode {
-        let centre_norm = self.centre_norm();
-        let (u, offset, gain, magnitude): (Vec<f64>, f64, f64, f64) = match self.metric {
+        let kernels = kernels();
+        let mut u = vec![0.0; query.len().next_multiple_of(LINE)];
+        let ((square, largest), offset, gain, magnitude) = match self.metric {
             Metric::Cosine | Metric::Dot => {
                 let inverse = if norm > 0.0 { 1.0 / norm } else { 0.0 };
                 let length = if self.metric == Metric::Dot { norm } else { 1.0 };
-                let u = query.iter().map(|&q| f64::from(q) * inverse).collect();
-                let offset = (kernels().dot_exact)(query, &self.centre) * inverse * length;
-                (u, offset, length / self.sigma, (centre_norm + 1.0) * length)
+                let placed = (kernels.place)(query, &self.origin, inverse, 1.0, &mut u);
+                let offset = (kernels.dot_exact)(query, &self.centre) * inverse * length;
+                (placed, offset, length / self.sigma, (self.distance + 1.0) * length)
             }
             Metric::L2 => {
-                let u: Vec<f64> =
-                    query.iter().zip(&self.centre).map(|(&q, &c)| (f64::from(q) - f64::from(c)) * self.sigma).collect();
-                let square = squares(&u) / (self.sigma * self.sigma);
-                (u, -square, 2.0 / (self.sigma * self.sigma), square)
+                let placed = (kernels.place)(query, &self.centre, 1.0, self.sigma, &mut u);
+                let square = placed.0 / (self.sigma * self.sigma);
+                (placed, -square, 2.0 / (self.sigma * self.sigma), square)
             }
         };
         // Queries far away are brought to unit length, or their keys would leave the range of float32.
-        let length = squares(&u).sqrt();
+        let mut length = square.sqrt();
         let unit = if self.metric == Metric::L2 { length.max(1.0) } else { 1.0 };
-        QueryCode::new(u.iter().map(|x| x / unit).collect(), unit, offset, gain * unit, magnitude)
+        if unit > 1.0 {
+            u.iter_mut().for_each(|x| *x /= unit);
+            length = squares(&u).sqrt();
+        }
+        QueryCode::new(kernels, &u, (length, largest / unit), (unit, offset, gain * unit, magnitude))
     }
 }
 
 impl QueryCode {
-    fn new(mut u: Vec<f64>, unit: f64, offset: f64, gain: f64, magnitude: f64) -> Self {
-        let length = squares(&u).sqrt();
-        let largest = u.iter().fold(0.0f64, |a, x| a.max(x.abs()));
+    fn new(
+        kernels: &Kernels,
+        u: &[f64],
+        (length, largest): (f64, f64),
+        (unit, offset, gain, magnitude): (f64, f64, f64, f64),
+    ) -> Self {
         // 16 bits: 256 * high + low, with both in the range of int8.
         let step = (largest / 32_512.0) as f32;
-        let inverse = if step > 0.0 { 1.0 / f64::from(step) } else { 0.0 };
-        let mut code = Self {
-            high: vec![Line([0; LINE]); lines(u.len())],
-            low: vec![Line([0; LINE]); lines(u.len())],
-            ..Self::empty()
-        };
-        let (mut coarse, mut fine) = ([0.0; 4], [0.0; 4]);
-        let wide = f64::from(step);
-        u.resize(u.len().next_multiple_of(4), 0.0); // zeros have codes of zero and miss nothing
-        for (at, four) in u.chunks_exact(4).enumerate() {
-            let place = at * 4 % LINE..at * 4 % LINE + 4;
-            let (high, low) = (&mut code.high[at * 4 / LINE].0[place.clone()], &mut code.low[at * 4 / LINE].0[place]);
-            for i in 0..4 {
-                let x = four[i];
-                let whole = rounded(x * inverse).clamp(-32_512.0, 32_512.0) as i32;
-                let h = ((whole + 128) >> 8).clamp(-127, 127);
-                let l = (whole - 256 * h).clamp(-128, 127);
-                (high[i], low[i]) = (h as i8 as u8, l as i8 as u8);
-                let (missed, left) = (x - wide * f64::from(256 * h), x - wide * f64::from(256 * h + l));
-                coarse[i] += missed * missed;
-                fine[i] += left * left;
-            }
-        }
+        let blank = vec![Line([0; LINE]); lines(u.len())];
+        let mut code = Self { high: blank.clone(), low: blank, ..Self::empty() };
+        let (coarse, fine) = (kernels.code16)(u, f64::from(step), &mut code.high, &mut code.low);
         // The offset and the rank are rounded to float64, so rows whose keys differ by less may tie: this much, in ranks.
         code.slack = 1e-13 * magnitude;
         code.offset = offset;
@@ -248,8 +247,8 @@ impl QueryCode {
             bias: ((1.0 / unit) as f32).max(1e-30),
             constant: above(BENEATH + ties),
         };
-        code.coarse = weights(step * 256.0, coarse.iter().sum());
-        code.fine = weights(step, fine.iter().sum());
+        code.coarse = weights(step * 256.0, coarse);
+        code.fine = weights(step, fine);
         code
     }
 

@@ -4,10 +4,10 @@
 /// Running sum of float64 terms in `L` lanes, each with the error it has made so far. TwoSum is Knuth's; the doubled
 /// precision is that of Ogita, Rump and Oishi, "Accurate Sum and Dot Product", 2005.
 pub(crate) struct Accumulator<const L: usize> {
-    high: [f64; L],
-    low: [f64; L],
+    pub high: [f64; L],
+    pub low: [f64; L],
     /// Sum of the absolute terms, which bounds the error of `low`.
-    mass: [f64; L],
+    pub mass: [f64; L],
 }
 
 impl<const L: usize> Accumulator<L> {
@@ -28,16 +28,25 @@ impl<const L: usize> Accumulator<L> {
     }
 
     /// The sum of `count` terms, rounded once; None where the error could decide the rounding (the test is Ziv's).
+    /// The number of lanes is a power of two: they are folded in halves.
     #[inline(always)]
-    pub fn rounded(self, count: usize) -> Option<f64> {
-        let mut total = Accumulator::<1>::new();
-        for part in self.high.into_iter().chain(self.low) {
-            total.add(&[part]);
+    pub fn rounded(mut self, count: usize) -> Option<f64> {
+        let mut half = L / 2;
+        while half > 0 {
+            for j in 0..half {
+                let (a, b) = (self.high[j], self.high[j + half]);
+                let sum = a + b;
+                let added = sum - a;
+                self.low[j] += self.low[j + half] + ((a - (sum - added)) + (b - added));
+                self.high[j] = sum;
+                self.mass[j] += self.mass[j + half];
+            }
+            half /= 2;
         }
-        let ([high], [low]) = (total.high, total.low);
-        // At most `count` errors of 2^-53 of the mass, each added with a relative error of 2^-53.
+        let (high, low) = (self.high[0], self.low[0]);
+        // At most `count` errors and one for each fold, of 2^-53 of the mass, each added with a relative error of 2^-53.
         let terms = (count + 2 * L) as f64;
-        let error = terms * terms * self.mass.iter().sum::<f64>() * 2f64.powi(-104);
+        let error = terms * terms * self.mass[0] * 2f64.powi(-104);
         let (below, above) = (high + (low - error), high + (low + error));
         (below == above).then_some(below)
     }

@@ -5,15 +5,22 @@ use std::arch::x86_64::*;
 use crate::dispatch::{Dots, Kernels, Level};
 use crate::guide::GuideQuery;
 use crate::pq::Table;
-use crate::{BLOCK, Factors, GROUP, LINE, Line, Weights, portable, x86_graph, x86_pq};
+use crate::sum::Accumulator;
+use crate::walk::{Graph, Reach, Walker};
+use crate::{BLOCK, Factors, GROUP, LINE, Line, Weights, portable, reference, x86_graph, x86_pq};
 
 /// Those this CPU can run, slowest first.
 pub(crate) fn available() -> impl Iterator<Item = &'static Kernels> {
-    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx2 = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("popcnt");
     let avx512 = avx2
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vnni");
     [(avx2, &AVX2), (avx512, &AVX512)].into_iter().filter(|(present, _)| *present).map(|(_, kernels)| kernels)
 }
@@ -34,12 +41,37 @@ mod avx2 {
 
     #[target_feature(enable = "avx2,fma")]
     pub fn dot_exact(x: &[f32], y: &[f32]) -> f64 {
-        portable::dot_exact::<16>(x, y)
+        portable::dot_exact::<32>(x, y)
     }
 
     #[target_feature(enable = "avx2,fma")]
     pub fn l2_exact(x: &[f32], y: &[f32]) -> f64 {
         portable::l2_exact::<16>(x, y)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn dot_near(x: &[f32], y: &[f32]) -> (f64, f64) {
+        portable::dot_near(x, y)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn l2_near(x: &[f32], y: &[f32]) -> (f64, f64) {
+        portable::l2_near(x, y)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn place(x: &[f32], origin: &[f32], factor: f64, sigma: f64, into: &mut [f64]) -> (f64, f64) {
+        portable::place(x, origin, factor, sigma, into)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn code16(u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) -> (f64, f64) {
+        portable::code16(u, step, high, low)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn code8(x: &[f32], into: &mut [Line]) -> (f32, i32) {
+        portable::code8(x, into)
     }
 
     /// Sixteen codes, widened to 16 bits and with the 128 taken off again.
@@ -137,14 +169,137 @@ mod avx2 {
 mod avx512 {
     use super::*;
 
-    #[target_feature(enable = "avx512f,avx512vl,fma")]
+    /// Sixteen numbers from place `at` on, as two registers of float64; zeros beyond the end.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn wide(x: &[f32], at: usize) -> (__m512d, __m512d) {
+        let left = x.len() - at;
+        let mask = if left >= 16 { 0xFFFF } else { (1u32 << left) as u16 - 1 };
+        // SAFETY: the mask lets only numbers inside `x` be read.
+        let all = unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr().add(at)) };
+        (_mm512_cvtps_pd(_mm512_castps512_ps256(all)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(all)))
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
     pub fn dot_exact(x: &[f32], y: &[f32]) -> f64 {
-        portable::dot_exact::<16>(x, y)
+        assert_eq!(x.len(), y.len());
+        // As `Accumulator` adds, 32 lanes in four registers.
+        let zero = [_mm512_setzero_pd(); 4];
+        let (mut high, mut low, mut mass) = (zero, zero, zero);
+        for (step, at) in (0..x.len()).step_by(16).enumerate() {
+            let (a, b) = (wide(x, at), wide(y, at));
+            for (half, term) in [_mm512_mul_pd(a.0, b.0), _mm512_mul_pd(a.1, b.1)].into_iter().enumerate() {
+                let j = step % 2 * 2 + half;
+                let sum = _mm512_add_pd(high[j], term);
+                let added = _mm512_sub_pd(sum, high[j]);
+                let error = _mm512_sub_pd(high[j], _mm512_sub_pd(sum, added));
+                low[j] = _mm512_add_pd(low[j], _mm512_add_pd(error, _mm512_sub_pd(term, added)));
+                mass[j] = _mm512_add_pd(mass[j], _mm512_abs_pd(term));
+                high[j] = sum;
+            }
+        }
+        let [high, low, mass] = [high, low, mass].map(|registers| {
+            let mut lanes = [0.0; 32];
+            for (register, lanes) in registers.into_iter().zip(lanes.chunks_exact_mut(8)) {
+                // SAFETY: `lanes` is eight numbers long.
+                unsafe { _mm512_storeu_pd(lanes.as_mut_ptr(), register) };
+            }
+            lanes
+        });
+        Accumulator { high, low, mass }.rounded(x.len()).unwrap_or_else(|| reference::dot(x, y))
     }
 
     #[target_feature(enable = "avx512f,avx512vl,fma")]
     pub fn l2_exact(x: &[f32], y: &[f32]) -> f64 {
         portable::l2_exact::<16>(x, y)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub fn dot_near(x: &[f32], y: &[f32]) -> (f64, f64) {
+        assert_eq!(x.len(), y.len());
+        let (mut sums, mut masses) = ([_mm512_setzero_pd(); 4], [_mm512_setzero_pd(); 4]);
+        for (step, at) in (0..x.len()).step_by(16).enumerate() {
+            let (a, b) = (wide(x, at), wide(y, at));
+            let terms = [_mm512_mul_pd(a.0, b.0), _mm512_mul_pd(a.1, b.1)];
+            let first = step % 2 * 2;
+            for j in 0..2 {
+                sums[first + j] = _mm512_add_pd(sums[first + j], terms[j]);
+                masses[first + j] = _mm512_add_pd(masses[first + j], _mm512_abs_pd(terms[j]));
+            }
+        }
+        let total =
+            |s: [__m512d; 4]| _mm512_reduce_add_pd(_mm512_add_pd(_mm512_add_pd(s[0], s[1]), _mm512_add_pd(s[2], s[3])));
+        (total(sums), portable::bound(x.len(), total(masses)))
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub fn l2_near(x: &[f32], y: &[f32]) -> (f64, f64) {
+        assert_eq!(x.len(), y.len());
+        let mut sums = [_mm512_setzero_pd(); 4];
+        for (step, at) in (0..x.len()).step_by(16).enumerate() {
+            let (a, b) = (wide(x, at), wide(y, at));
+            let apart = [_mm512_sub_pd(a.0, b.0), _mm512_sub_pd(a.1, b.1)];
+            let first = step % 2 * 2;
+            for j in 0..2 {
+                sums[first + j] = _mm512_fmadd_pd(apart[j], apart[j], sums[first + j]);
+            }
+        }
+        let sum = _mm512_add_pd(_mm512_add_pd(sums[0], sums[1]), _mm512_add_pd(sums[2], sums[3]));
+        let sum = _mm512_reduce_add_pd(sum);
+        (sum, portable::bound(x.len(), sum))
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub fn place(x: &[f32], origin: &[f32], factor: f64, sigma: f64, into: &mut [f64]) -> (f64, f64) {
+        assert!(x.len() == origin.len() && into.len() >= x.len().next_multiple_of(16));
+        let (factor, sigma) = (_mm512_set1_pd(factor), _mm512_set1_pd(sigma));
+        let (mut squares, mut largest) = ([_mm512_setzero_pd(); 2], [_mm512_setzero_pd(); 2]);
+        for at in (0..x.len()).step_by(16) {
+            let (x, origin) = (wide(x, at), wide(origin, at));
+            for (j, (x, origin)) in [(x.0, origin.0), (x.1, origin.1)].into_iter().enumerate() {
+                // Rounded three times, as on every level: not to be fused.
+                let placed = _mm512_mul_pd(_mm512_sub_pd(_mm512_mul_pd(x, factor), origin), sigma);
+                squares[j] = _mm512_add_pd(squares[j], _mm512_mul_pd(placed, placed));
+                largest[j] = _mm512_max_pd(largest[j], _mm512_abs_pd(placed));
+                // SAFETY: at + 16 <= into.len(), asserted above.
+                unsafe { _mm512_storeu_pd(into.as_mut_ptr().add(at + 8 * j), placed) };
+            }
+        }
+        // Folded in halves, 16 lanes to one: the order of every level.
+        let mut lanes = [0.0; 8];
+        // SAFETY: `lanes` is eight numbers long.
+        unsafe { _mm512_storeu_pd(lanes.as_mut_ptr(), _mm512_add_pd(squares[0], squares[1])) };
+        for half in [4, 2, 1] {
+            (0..half).for_each(|j| lanes[j] += lanes[j + half]);
+        }
+        (lanes[0], _mm512_reduce_max_pd(_mm512_max_pd(largest[0], largest[1])))
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+    pub fn code16(u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) -> (f64, f64) {
+        portable::code16(u, step, high, low)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub fn code8(x: &[f32], into: &mut [Line]) -> (f32, i32) {
+        assert!(x.len() == into.len() * LINE);
+        let mut most = _mm512_setzero_ps();
+        for part in x.chunks_exact(16) {
+            // SAFETY: `part` is sixteen numbers long.
+            most = _mm512_max_ps(most, _mm512_abs_ps(unsafe { _mm512_loadu_ps(part.as_ptr()) }));
+        }
+        let largest = _mm512_reduce_max_ps(most);
+        let inverse = _mm512_set1_ps(portable::inverse(largest));
+        let mut sums = _mm512_setzero_si512();
+        for (part, codes) in x.chunks_exact(16).zip(into.iter_mut().flat_map(|line| line.0.chunks_exact_mut(16))) {
+            // SAFETY: `part` is sixteen numbers long, `codes` sixteen bytes.
+            unsafe {
+                // Rounds to the nearest, ties to even, as every level does.
+                let code = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(part.as_ptr()), inverse));
+                sums = _mm512_add_epi32(sums, code);
+                _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(code));
+            }
+        }
+        (largest, _mm512_reduce_add_epi32(sums))
     }
 
     /// VPDPBUSD multiplies unsigned by signed bytes. Rows are stored with 128 added, so the product is too large by
@@ -376,20 +531,30 @@ fn pack_queries<const B: usize>(queries: &[&[Line]], packed: &mut Vec<Line>, ste
 entries! {
     avx2_dot_exact => avx2::dot_exact, (x: &[f32], y: &[f32]) -> f64;
     avx2_l2_exact => avx2::l2_exact, (x: &[f32], y: &[f32]) -> f64;
+    avx2_dot_near => avx2::dot_near, (x: &[f32], y: &[f32]) -> (f64, f64);
+    avx2_l2_near => avx2::l2_near, (x: &[f32], y: &[f32]) -> (f64, f64);
+    avx2_place => avx2::place, (x: &[f32], o: &[f32], factor: f64, sigma: f64, into: &mut [f64]) -> (f64, f64);
+    avx2_code16 => avx2::code16, (u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) -> (f64, f64);
+    avx2_code8 => avx2::code8, (x: &[f32], into: &mut [Line]) -> (f32, i32);
     avx2_dot_codes => avx2::dot_codes, (row: &[Line], query: &[Line]) -> i32;
     avx2_scan => avx2::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
     avx2_tile => avx2::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
-    avx2_score => x86_graph::avx2::score, (c: &[Line], l: usize, r: &[u32], q: &GuideQuery, b: u32, o: &mut Vec<u64>);
     avx2_scan_pq => x86_pq::avx2::scan_pq, (c: &[Line], t: &Table, b: &[f32], s: f32, r: f32, o: &mut Vec<(f32, u32)>);
+    avx2_walk => x86_graph::avx2::walk, (walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
     avx2_select => avx2::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
     avx512_dot_exact => avx512::dot_exact, (x: &[f32], y: &[f32]) -> f64;
     avx512_l2_exact => avx512::l2_exact, (x: &[f32], y: &[f32]) -> f64;
+    avx512_dot_near => avx512::dot_near, (x: &[f32], y: &[f32]) -> (f64, f64);
+    avx512_l2_near => avx512::l2_near, (x: &[f32], y: &[f32]) -> (f64, f64);
+    avx512_place => avx512::place, (x: &[f32], o: &[f32], factor: f64, sigma: f64, into: &mut [f64]) -> (f64, f64);
+    avx512_code16 => avx512::code16, (u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) -> (f64, f64);
+    avx512_code8 => avx512::code8, (x: &[f32], into: &mut [Line]) -> (f32, i32);
     avx512_dot_codes => avx512::dot_codes, (row: &[Line], query: &[Line]) -> i32;
     avx512_scan => avx512::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
     avx512_pack_rows => avx512::pack_rows, (codes: &[Line], lines: usize, packed: &mut [Line]);
     avx512_tile => avx512::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
-    avx512_score => x86_graph::avx512::score, (c: &[Line], l: usize, r: &[u32], q: &GuideQuery, b: u32, o: &mut Vec<u64>);
     avx512_scan_pq => x86_pq::avx512::scan_pq, (c: &[Line], t: &Table, b: &[f32], s: f32, r: f32, o: &mut Vec<(f32, u32)>);
+    avx512_walk => x86_graph::avx512::walk, (walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
     avx512_select => avx512::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
 }
 
@@ -398,14 +563,19 @@ static AVX2: Kernels = Kernels {
     code_bytes: 2,
     dot_exact: avx2_dot_exact,
     l2_exact: avx2_l2_exact,
+    dot_near: avx2_dot_near,
+    l2_near: avx2_l2_near,
+    place: avx2_place,
+    code16: avx2_code16,
+    code8: avx2_code8,
     dot_codes: avx2_dot_codes,
     scan: avx2_scan,
     pack_rows: avx2::pack_rows,
     pack_queries: avx2::pack_queries,
     tile: avx2_tile,
     select: avx2_select,
-    score: avx2_score,
     scan_pq: avx2_scan_pq,
+    walk: avx2_walk,
 };
 
 static AVX512: Kernels = Kernels {
@@ -413,12 +583,17 @@ static AVX512: Kernels = Kernels {
     code_bytes: 1,
     dot_exact: avx512_dot_exact,
     l2_exact: avx512_l2_exact,
+    dot_near: avx512_dot_near,
+    l2_near: avx512_l2_near,
+    place: avx512_place,
+    code16: avx512_code16,
+    code8: avx512_code8,
     dot_codes: avx512_dot_codes,
     scan: avx512_scan,
     pack_rows: avx512_pack_rows,
     pack_queries: avx512::pack_queries,
     tile: avx512_tile,
     select: avx512_select,
-    score: avx512_score,
     scan_pq: avx512_scan_pq,
+    walk: avx512_walk,
 };

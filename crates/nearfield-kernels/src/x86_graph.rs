@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::guide::{GuideQuery, ordered};
+use crate::walk::{self, Graph, Links, NONE, Reach, SPARE, Steps, Walker};
 use crate::{LINE, Line};
 
 /// Asks for the cache line that holds `slice[at]`. Nothing happens where that is outside the slice.
@@ -50,83 +51,202 @@ pub mod avx2 {
         _mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32::<0b10_11_00_01>(quarter)))
     }
 
-    #[target_feature(enable = "avx2")]
-    pub fn score(codes: &[Line], lines: usize, rows: &[u32], query: &GuideQuery, bar: u32, out: &mut Vec<u64>) {
-        for &row in rows {
-            let at = row as usize * lines;
-            let dot = products(&codes[at..at + lines], &query.codes);
-            let key = ordered(query.key(dot, factors(codes, lines, row)));
-            if key < bar {
-                out.push(u64::from(key) << 32 | u64::from(row) << 1);
-            }
+    struct Avx2;
+
+    impl Steps for Avx2 {
+        #[inline(always)]
+        fn unseen(links: &[Links], seen: &[u32], fresh: &mut [u32]) -> usize {
+            walk::unseen(links, seen, fresh)
         }
+
+        #[inline(always)]
+        fn score(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
+            let mut count = 0;
+            for &row in rows {
+                let at = row as usize * graph.lines;
+                // SAFETY: only `walk` below names this type, and it is compiled for AVX2.
+                let dot = unsafe { products(&graph.codes[at..at + graph.lines], &query.codes) };
+                let key = ordered(query.key(dot, factors(graph.codes, graph.lines, row)));
+                found[count] = u64::from(key) << 32 | u64::from(row) << 1;
+                count += usize::from(key < bar);
+            }
+            count
+        }
+
+        #[inline(always)]
+        fn insert(pool: &mut [u64], length: usize, entry: u64) -> usize {
+            walk::insert(pool, length, entry)
+        }
+    }
+
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    pub fn walk(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
+        walk::walk::<Avx2>(walker, graph, query, reach);
     }
 }
 
 pub mod avx512 {
     use super::*;
 
-    /// Sums of the products of four rows.
+    /// The sums of eight registers.
+    #[target_feature(enable = "avx512f")]
+    fn sums(r: [__m512i; 8]) -> __m256i {
+        let mut a = [r[0]; 4];
+        for i in 0..4 {
+            let (x, y) = (r[2 * i], r[2 * i + 1]);
+            a[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y));
+        }
+        // Lane j of every quarter: rows 0 1 0 1 of each pair, then rows 0 1 2 3 of each four.
+        let four = |x, y| _mm512_add_epi32(_mm512_unpacklo_epi64(x, y), _mm512_unpackhi_epi64(x, y));
+        let (low, high) = (four(a[0], a[1]), four(a[2], a[3]));
+        let (even, odd) =
+            (_mm512_shuffle_i32x4::<0b10_00_10_00>(low, high), _mm512_shuffle_i32x4::<0b11_01_11_01>(low, high));
+        let both = _mm512_add_epi32(even, odd); // two quarters of the first four rows, two of the others
+        let (one, two) = (_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64::<1>(both));
+        let first = _mm_add_epi32(_mm256_castsi256_si128(one), _mm256_extracti128_si256::<1>(one));
+        let other = _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256::<1>(two));
+        _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(first), other)
+    }
+
+    /// Sums of the products of eight rows, and their factors.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn four(codes: &[Line], lines: usize, rows: [u32; 4], query: &[Line]) -> __m128i {
+    fn eight(codes: &[Line], lines: usize, rows: [u32; 8], query: &[Line]) -> (__m256i, __m256i) {
         let mask = _mm512_set1_epi8(15);
-        let mut sums = [_mm512_setzero_si512(); 4];
-        let mut others = sums;
-        let starts = rows.map(|row| {
-            let start = row as usize * lines;
-            assert!(start + lines <= codes.len());
-            start
-        });
-        assert!(query.len() == 2 * lines);
+        let mut totals = [_mm512_setzero_si512(); 8];
+        assert!(query.len() == 2 * lines && lines > 0);
+        let starts = rows.map(|row| row as usize * lines);
+        assert!(starts.iter().all(|start| start + lines <= codes.len()));
         for line in 0..lines {
             // SAFETY: lines are 64 bytes on a boundary of 64; every index was checked above.
             unsafe {
                 let low = _mm512_load_si512(query.as_ptr().add(2 * line).cast());
                 let high = _mm512_load_si512(query.as_ptr().add(2 * line + 1).cast());
-                for r in 0..4 {
+                for r in 0..8 {
                     let row = _mm512_load_si512(codes.as_ptr().add(starts[r] + line).cast());
-                    sums[r] = _mm512_dpbusd_epi32(sums[r], _mm512_and_si512(row, mask), low);
+                    let lower = _mm512_dpbusd_epi32(totals[r], _mm512_and_si512(row, mask), low);
                     let upper = _mm512_and_si512(_mm512_srli_epi16::<4>(row), mask);
-                    others[r] = _mm512_dpbusd_epi32(others[r], upper, high);
+                    totals[r] = _mm512_dpbusd_epi32(lower, upper, high);
                 }
             }
         }
-        let half = |r: usize| {
-            let sum = _mm512_add_epi32(sums[r], others[r]);
-            _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum))
-        };
-        let pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(half(0), half(1)), _mm256_hadd_epi32(half(2), half(3)));
-        _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs))
+        let [a, b, c, d, e, f, g, h] = rows.map(|row| factors(codes, lines, row) as i32);
+        (sums(totals), _mm256_setr_epi32(a, b, c, d, e, f, g, h))
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    pub fn score(codes: &[Line], lines: usize, rows: &[u32], query: &GuideQuery, bar: u32, out: &mut Vec<u64>) {
-        let (surplus, bar) = (_mm_set1_epi32(query.surplus), _mm_set1_epi32(bar as i32));
-        let (scale, bias) = (_mm_set1_ps(query.scale), _mm_set1_ps(query.bias));
-        for chunk in rows.chunks(4) {
-            let list = [0, 1, 2, 3].map(|i| chunk[i.min(chunk.len() - 1)]);
-            let dots = four(codes, lines, list, &query.codes);
-            let dots = _mm_cvtepi32_ps(_mm_sub_epi32(_mm_slli_epi32::<1>(dots), surplus));
-            let [a, b, c, d] = list.map(|row| factors(codes, lines, row) as i32);
-            let both = _mm_setr_epi32(a, b, c, d);
-            let factor = _mm_cvtepi32_ps(_mm_and_si128(both, _mm_set1_epi32(0xFFFF)));
-            let offset = _mm_cvtepi32_ps(_mm_srli_epi32::<16>(both));
-            // Three roundings in this order on every level: not to be fused.
-            let product = _mm_mul_ps(_mm_mul_ps(dots, factor), scale);
-            let bits = _mm_castps_si128(_mm_sub_ps(_mm_mul_ps(offset, bias), product));
-            let sign = _mm_or_si128(_mm_srai_epi32::<31>(bits), _mm_set1_epi32(i32::MIN));
-            let keys = _mm_xor_si128(bits, sign);
-            let mut below = _mm_cmplt_epu32_mask(keys, bar) & (0xF >> (4 - chunk.len()));
-            if below != 0 {
-                let mut stored = [0u32; 4];
-                // SAFETY: `stored` is four numbers long.
-                unsafe { _mm_storeu_si128(stored.as_mut_ptr().cast(), keys) };
-                while below != 0 {
-                    let lane = below.trailing_zeros() as usize;
-                    out.push(u64::from(stored[lane]) << 32 | u64::from(list[lane]) << 1);
-                    below &= below - 1;
-                }
+    struct Avx512;
+
+    impl Steps for Avx512 {
+        #[inline(always)]
+        fn unseen(links: &[Links], seen: &[u32], fresh: &mut [u32]) -> usize {
+            // SAFETY: only `walk` below names this type, and it is compiled for these features.
+            unsafe { unseen(links, seen, fresh) }
+        }
+
+        #[inline(always)]
+        fn score(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
+            // SAFETY: as above.
+            unsafe { score(graph, rows, query, bar, found) }
+        }
+
+        #[inline(always)]
+        fn insert(pool: &mut [u64], length: usize, entry: u64) -> usize {
+            // SAFETY: as above.
+            unsafe { insert(pool, length, entry) }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,bmi1,bmi2,popcnt")]
+    fn unseen(links: &[Links], seen: &[u32], fresh: &mut [u32]) -> usize {
+        assert!(fresh.len() >= links.len() * Links::WIDTH + SPARE);
+        let last = _mm512_set1_epi32((seen.len() - 1) as i32);
+        let mut count = 0;
+        for links in links {
+            // SAFETY: links are 64 bytes on a boundary of 64; a word is read only for a neighbour, and at the most at
+            // the last place of `seen`; count + 16 <= fresh.len(), asserted above.
+            unsafe {
+                let nodes = _mm512_load_si512(links.0.as_ptr().cast());
+                let there = _mm512_cmpneq_epi32_mask(nodes, _mm512_set1_epi32(NONE as i32));
+                let places = _mm512_min_epu32(_mm512_srli_epi32::<5>(nodes), last);
+                let none = _mm512_setzero_si512();
+                let words = _mm512_mask_i32gather_epi32::<4>(none, there, places, seen.as_ptr().cast());
+                let bits = _mm512_srlv_epi32(words, _mm512_and_si512(nodes, _mm512_set1_epi32(31)));
+                let unseen = _mm512_mask_testn_epi32_mask(there, bits, _mm512_set1_epi32(1));
+                let kept = _mm512_maskz_compress_epi32(unseen, nodes);
+                _mm512_storeu_si512(fresh.as_mut_ptr().add(count).cast(), kept);
+                count += unseen.count_ones() as usize;
             }
         }
+        count
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,bmi1,bmi2,popcnt")]
+    fn score(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
+        assert!(found.len() >= rows.len() + SPARE);
+        let (surplus, bar) = (_mm256_set1_epi32(query.surplus), _mm256_set1_epi32(bar as i32));
+        let (scale, bias) = (_mm256_set1_ps(query.scale), _mm256_set1_ps(query.bias));
+        let mut count = 0;
+        for chunk in rows.chunks(8) {
+            let list = match chunk.first_chunk::<8>() {
+                Some(whole) => *whole,
+                None => [0, 1, 2, 3, 4, 5, 6, 7].map(|i| chunk[i.min(chunk.len() - 1)]),
+            };
+            let (dots, both) = eight(graph.codes, graph.lines, list, &query.codes);
+            let dots = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_slli_epi32::<1>(dots), surplus));
+            let factor = _mm256_cvtepi32_ps(_mm256_and_si256(both, _mm256_set1_epi32(0xFFFF)));
+            let offset = _mm256_cvtepi32_ps(_mm256_srli_epi32::<16>(both));
+            // Three roundings in this order on every level: not to be fused.
+            let product = _mm256_mul_ps(_mm256_mul_ps(dots, factor), scale);
+            let bits = _mm256_castps_si256(_mm256_sub_ps(_mm256_mul_ps(offset, bias), product));
+            let sign = _mm256_or_si256(_mm256_srai_epi32::<31>(bits), _mm256_set1_epi32(i32::MIN));
+            let keys = _mm256_xor_si256(bits, sign);
+            let below = _mm256_cmplt_epu32_mask(keys, bar) & (0xFF >> (8 - chunk.len()));
+            // SAFETY: `list` is eight numbers long; count + 8 <= found.len(), asserted above.
+            unsafe {
+                let nodes = _mm512_cvtepu32_epi64(_mm256_loadu_si256(list.as_ptr().cast()));
+                let keys = _mm512_slli_epi64::<32>(_mm512_cvtepu32_epi64(keys));
+                let entries = _mm512_or_si512(keys, _mm512_slli_epi64::<1>(nodes));
+                let kept = _mm512_maskz_compress_epi64(below, entries);
+                _mm512_storeu_si512(found.as_mut_ptr().add(count).cast(), kept);
+            }
+            count += below.count_ones() as usize;
+        }
+        count
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,bmi1,bmi2,popcnt")]
+    fn insert(pool: &mut [u64], length: usize, entry: u64) -> usize {
+        assert!(pool.len() >= length + SPARE);
+        let wanted = _mm512_set1_epi64(entry as i64);
+        let mut block = 0;
+        // SAFETY: a block begins at `length` at the latest, where all places have all bits set; eight more are there.
+        unsafe {
+            let at = pool.as_mut_ptr();
+            let (mut lanes, below) = loop {
+                let lanes = _mm512_loadu_si512(at.add(block).cast());
+                let below = _mm512_cmplt_epu64_mask(lanes, wanted);
+                if below != 0xFF || block + 8 > length {
+                    break (lanes, below);
+                }
+                block += 8;
+            };
+            let lane = below.count_ones() as usize;
+            let moved = _mm512_mask_alignr_epi64::<7>(lanes, !below, lanes, lanes);
+            let moved = _mm512_mask_mov_epi64(moved, below.wrapping_add(1) & !below, wanted);
+            _mm512_storeu_si512(at.add(block).cast(), moved);
+            let place = block + lane;
+            block += 8;
+            while block <= length {
+                let next = _mm512_loadu_si512(at.add(block).cast());
+                _mm512_storeu_si512(at.add(block).cast(), _mm512_alignr_epi64::<7>(next, lanes));
+                lanes = next;
+                block += 8;
+            }
+            place
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,bmi1,bmi2,popcnt")]
+    pub fn walk(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
+        walk::walk::<Avx512>(walker, graph, query, reach);
     }
 }

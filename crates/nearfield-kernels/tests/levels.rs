@@ -3,7 +3,10 @@
 
 use nearfield_kernels::guide::{Guide, GuideQuery, GuideScratch, Source, directions, ordered};
 use nearfield_kernels::quantize::{Frame, absent, lines};
-use nearfield_kernels::{BLOCK, Dots, Factors, GROUP, Kernels, LINE, Line, Metric, Weights, dispatch, reference};
+use nearfield_kernels::walk::{Graph, Links, NONE, Reach, WIDEST, Walker};
+use nearfield_kernels::{
+    BLOCK, Dots, Factors, GROUP, Kernels, LINE, Line, Metric, Weights, dispatch, kernels, reference,
+};
 
 /// A small generator of repeatable numbers (SplitMix64).
 struct Random(u64);
@@ -270,18 +273,39 @@ fn guide_keys_equal_the_reference_on_every_level() {
         };
         let keys: Vec<u32> =
             codes.chunks(lines).map(|row| ordered(reference::guide_key(&bytes(row), &query))).collect();
-        for listed in [0, 1, 2, 3, 4, 5, 7, 8, 32, 41] {
-            let list: Vec<u32> = (0..listed).map(|i| (i * 7 + 3) % rows as u32).collect();
-            for bar in [0, keys[3], keys[10], u32::MAX] {
-                let below = list.iter().filter(|row| keys[**row as usize] < bar);
-                let wanted: Vec<u64> =
-                    below.map(|row| u64::from(keys[*row as usize]) << 32 | u64::from(*row) << 1).collect();
-                every_level(|kernels| {
-                    let mut found = Vec::new();
-                    (kernels.score)(&codes, lines, &list, &query, bar, &mut found);
-                    assert_eq!(found, wanted, "{:?} {lines} {listed}", kernels.level);
-                });
+        // Everybody is everybody's neighbour, or the next few are: a wide walk finds all, a narrow one the nearest.
+        for (degree, width) in [(16usize, 1usize), (16, 3), (7, 41), (32, 17), (41, 41), (41, 8), (41, 100)] {
+            let wide = degree.div_ceil(Links::WIDTH);
+            let mut links = vec![Links([NONE; Links::WIDTH]); rows * wide];
+            for node in 0..rows {
+                for i in 0..degree {
+                    links[node * wide + i / 16].0[i % 16] = ((node + 1 + i) % rows) as u32;
+                }
             }
+            let mut walks: Vec<(Vec<u64>, usize, usize)> = Vec::new();
+            every_level(|kernels| {
+                let mut walker = Walker::default();
+                for entries in [3, 41, 20] {
+                    let graph = Graph { codes: &codes, lines, links: &links, width: wide, entries };
+                    for reach in [Reach::wide(width), Reach { width, depth: width.min(5), slack: 0.01 }] {
+                        (kernels.walk)(&mut walker, &graph, &query, reach);
+                        let found = walker.nearest().to_vec();
+                        assert!(found.windows(2).all(|pair| pair[0] < pair[1]) && found.len() <= width);
+                        for entry in &found {
+                            assert_eq!((entry >> 32) as u32, keys[*entry as u32 as usize >> 1], "{:?}", kernels.level);
+                        }
+                        if degree >= 32 && reach.slack == 0.0 && width >= 8 {
+                            let mut nearest = keys.clone();
+                            nearest.sort_unstable();
+                            let found: Vec<u32> = found.iter().map(|entry| (entry >> 32) as u32).collect();
+                            assert_eq!(found, nearest[..width.min(rows)], "{:?}", kernels.level);
+                        }
+                        walks.push((found, walker.scored, walker.hops));
+                    }
+                }
+            });
+            let each = 6;
+            assert!(walks.chunks(each).all(|walk| walk == &walks[..each]), "levels walk differently");
         }
     }
 }
@@ -311,16 +335,21 @@ fn guide_keys_follow_the_distance_and_do_not_depend_on_the_level() {
         let width = if dimension <= directions(1) { 1 } else { 2 };
         let mut made: Vec<(Vec<Line>, Vec<u32>)> = Vec::new();
         every_level(|kernels| {
-            let guide = Guide::train(kernels, &frame, dimension, width, &codes, &sources);
+            let (guide, _) = Guide::train(kernels, &frame, dimension, width, &codes, &sources);
             let mut rows = vec![Line([0; LINE]); count * width];
             guide.encode(kernels, &codes, &sources, &mut rows);
             let mut scratch = GuideScratch::default();
             let query = &data[..dimension];
             guide.encode_query(kernels, Metric::L2, query, 0.0, &mut scratch);
-            let mut found = Vec::new();
-            (kernels.score)(&rows, width, &(0..count as u32).collect::<Vec<_>>(), &scratch.query, u32::MAX, &mut found);
-            found.sort_unstable();
-            let order: Vec<u32> = found.iter().map(|entry| *entry as u32 >> 1).collect();
+            let mut links = vec![Links([NONE; Links::WIDTH]); count * WIDEST];
+            for (i, place) in links.iter_mut().flat_map(|links| &mut links.0).enumerate() {
+                let degree = WIDEST * Links::WIDTH;
+                *place = ((i / degree + 1 + i % degree) % count) as u32;
+            }
+            let graph = Graph { codes: &rows, lines: width, links: &links, width: WIDEST, entries: 9 };
+            let mut walker = Walker::default();
+            (kernels.walk)(&mut walker, &graph, &scratch.query, Reach::wide(count));
+            let order: Vec<u32> = walker.nodes().collect();
             assert_eq!(order.len(), count);
             if dimension >= 7 {
                 let distance = |row: u32| reference::l2(&data[row as usize * dimension..][..dimension], query);
@@ -333,5 +362,100 @@ fn guide_keys_follow_the_distance_and_do_not_depend_on_the_level() {
             made.push((rows, order));
         });
         assert!(made.windows(2).all(|pair| pair[0] == pair[1]), "{dimension}");
+    }
+}
+
+#[test]
+fn near_sums_hold_the_exact_ones_and_are_near() {
+    let mut random = Random(9);
+    for length in [1, 2, 7, 15, 16, 17, 31, 32, 33, 47, 48, 384, 1000] {
+        for scale in [1e-20, 1.0, 1e18] {
+            let (x, mut y) = (random.floats(length), random.floats(length));
+            y.iter_mut().for_each(|y| *y *= scale);
+            every_level(|kernels| {
+                let (dot, distance) = (reference::dot(&x, &y), reference::l2(&x, &y));
+                let (sum, off) = (kernels.dot_near)(&x, &y);
+                assert!((sum - dot).abs() <= off && off <= 1e-12 * f64::from(scale) * length as f64, "{length} {off}");
+                let (sum, off) = (kernels.l2_near)(&x, &y);
+                assert!((sum - distance).abs() <= off && off <= 1e-12 * distance, "{length} {off}");
+                for metric in Metric::ALL {
+                    let norms = [reference::dot(&x, &x).sqrt(), reference::dot(&y, &y).sqrt()];
+                    let (low, high) = metric.rank_near(kernels, &x, norms[0], &y, norms[1]);
+                    let rank = metric.rank(kernels, &x, norms[0], &y, norms[1]);
+                    assert!(low <= rank && rank <= high, "{metric:?} {length}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn queries_are_placed_and_coded_the_same_on_every_level() {
+    let mut random = Random(10);
+    for length in [1, 5, 16, 63, 64, 65, 128, 400] {
+        let (x, origin) = (random.floats(length), random.floats(length));
+        for x in [x.clone(), vec![0.0; length], x.iter().map(|x| x * 1e30).collect()] {
+            let whole = length.next_multiple_of(LINE);
+            let mut made = Vec::new();
+            every_level(|kernels| {
+                let mut placed = vec![0.0; whole];
+                let (square, largest) = (kernels.place)(&x, &origin, 0.37, 0.25, &mut placed);
+                let wanted: Vec<f64> =
+                    x.iter().zip(&origin).map(|(x, o)| (f64::from(*x) * 0.37 - f64::from(*o)) * 0.25).collect();
+                assert_eq!(placed[..length], wanted);
+                assert!((square - wanted.iter().map(|x| x * x).sum::<f64>()).abs() <= 1e-12 * square);
+                assert_eq!(largest, wanted.iter().fold(0.0, |a, x| x.abs().max(a)));
+                let (mut high, mut low) = (vec![Line([0; LINE]); whole / LINE], vec![Line([0; LINE]); whole / LINE]);
+                let step = f64::from((largest / 32_512.0) as f32);
+                let missed = (kernels.code16)(&placed, step, &mut high, &mut low);
+                let (mut coarse, mut fine) = (0.0f64, 0.0f64);
+                for ((x, high), low) in placed.iter().zip(bytes(&high)).zip(bytes(&low)) {
+                    let (high, low) = (f64::from(high as i8), f64::from(low as i8));
+                    assert!((x - step * (256.0 * high + low)).abs() <= 0.6 * step, "{x} {high} {low}");
+                    coarse += (x - step * 256.0 * high).powi(2);
+                    fine += (x - step * (256.0 * high + low)).powi(2);
+                }
+                assert!((missed.0 - coarse).abs() <= 1e-9 * coarse && (missed.1 - fine).abs() <= 1e-9 * fine);
+                let narrow: Vec<f32> = placed.iter().map(|x| *x as f32).collect();
+                let mut codes = vec![Line([0; LINE]); whole / LINE];
+                let (most, sum) = (kernels.code8)(&narrow, &mut codes);
+                let codes = bytes(&codes);
+                assert_eq!(most, narrow.iter().fold(0.0, |a, x| x.abs().max(a)));
+                assert_eq!(sum, codes.iter().map(|code| i32::from(*code as i8)).sum::<i32>());
+                for (x, code) in narrow.iter().zip(&codes) {
+                    assert!((x * 127.0 - f32::from(*code as i8) * most).abs() <= 0.51 * most);
+                }
+                made.push((square.to_bits(), bytes(&high), bytes(&low), missed.0.to_bits(), missed.1.to_bits(), codes));
+            });
+            assert!(made.windows(2).all(|pair| pair[0] == pair[1]), "{length}");
+        }
+    }
+}
+
+#[test]
+fn a_guide_takes_no_more_lines_than_the_rows_need() {
+    let flat = |dimension: usize| {
+        let mut random = Random(11);
+        let data = random.floats(300 * dimension);
+        let frame = Frame::train(Metric::L2, dimension, &data, &[]);
+        let mut codes = vec![Line::ZERO; 300 * lines(dimension)];
+        let (mut factors, mut scratch) = (absent(300), Vec::new());
+        for (i, row) in data.chunks(dimension).enumerate() {
+            let code = &mut codes[i * lines(dimension)..(i + 1) * lines(dimension)];
+            frame.encode(row, None, &mut scratch, code, &mut factors[i / BLOCK], i % BLOCK);
+        }
+        (frame, codes, vec![Source { scale: 0.01, bias: 0.5 }; 300])
+    };
+    let falling = |dimension: usize| {
+        let (_, frame, codes, sources) = coded(300, dimension);
+        (frame, codes, sources)
+    };
+    // As many lines as directions with as much weight as any other need; one, where the first few carry nearly all.
+    for (dimension, made, wanted) in
+        [(100, flat(100), 1), (128, flat(128), 1), (240, flat(240), 2), (128, falling(128), 1), (400, falling(400), 1)]
+    {
+        let (frame, codes, sources) = made;
+        let guide = Guide::fit(kernels(), &frame, dimension, &codes, &sources);
+        assert_eq!(guide.lines, wanted, "{dimension}");
     }
 }

@@ -1,0 +1,270 @@
+//! One walk through a graph: best first, steered by guide codes.
+//!
+//! The pool holds the nearest nodes seen so far, as `key << 32 | node << 1 | expanded` in ascending order. A step
+//! expands the nearest node that is not expanded yet; the walk ends when all in the pool are. This is the search of
+//! Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small
+//! World graphs", 2018, in the form with one bounded pool of Fu et al. (NSG), 2019. A walk may also end earlier, when the
+//! next node is farther by some share than the best ones found: the adaptive beam of Al-Jazzazi et al., "Distance
+//! Adaptive Beam Search for Provably Accurate Graph-Based Nearest Neighbor Search", 2025.
+//!
+//! Two steps are always on their way: while the neighbours of one node are scored, the codes of the next one's travel.
+//! So a node is chosen before the neighbours of the one before it are known, and no step waits for memory alone.
+//!
+//! The loop is compiled once for every SIMD level, with that level's [`Steps`]; all of them walk the same way.
+
+use crate::guide::{GuideQuery, ordered, unordered};
+use crate::{Line, pages, prefetch};
+
+/// Stands where a node has no further neighbour.
+pub const NONE: u32 = u32::MAX;
+
+/// Sixteen neighbours: a cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Links(pub [u32; Links::WIDTH]);
+
+impl Links {
+    /// Neighbours in a line.
+    pub const WIDTH: usize = 16;
+}
+
+/// A graph over rows of guide codes. Neighbours of a node stand first in its links.
+#[derive(Clone, Copy, Debug)]
+pub struct Graph<'a> {
+    /// Guide codes, `lines` a node.
+    pub codes: &'a [Line],
+    /// Lines of a guide code.
+    pub lines: usize,
+    /// Neighbours, `width` lines a node.
+    pub links: &'a [Links],
+    /// Lines of neighbours a node, at most [`WIDEST`].
+    pub width: usize,
+    /// A walk starts from the nearest of this many first nodes.
+    pub entries: usize,
+}
+
+/// Lines of neighbours that a node has at the most.
+pub const WIDEST: usize = 8;
+
+/// How far a walk goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Reach {
+    /// Nodes in the pool at the most.
+    pub width: usize,
+    /// The walk ends where the next node's squared distance is above that of the `depth`-th nearest by this share.
+    pub depth: usize,
+    /// The share.
+    pub slack: f32,
+}
+
+impl Reach {
+    /// A walk that ends when all of the nearest `width` nodes are expanded.
+    pub fn wide(width: usize) -> Self {
+        Self { width, depth: usize::MAX, slack: 0.0 }
+    }
+}
+
+/// What a SIMD level does its own way. Buffers are longer than what is put into them by [`SPARE`].
+pub(crate) trait Steps {
+    /// Puts neighbours whose bit is not set into `fresh` and returns how many.
+    fn unseen(links: &[Links], seen: &[u32], fresh: &mut [u32]) -> usize;
+    /// Puts entries of the rows whose key is below the bar into `found`, in the order of the rows; returns how many.
+    fn score(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize;
+    /// Puts an entry in its place among the first `length` of the pool, beyond which all bits are set; returns it.
+    fn insert(pool: &mut [u64], length: usize, entry: u64) -> usize;
+}
+
+/// Places that a level may write to beyond what it returns.
+pub(crate) const SPARE: usize = 16;
+
+/// Room for walks, kept from one to the next.
+#[derive(Debug, Default)]
+pub struct Walker {
+    /// One bit a node.
+    seen: Vec<u32>,
+    /// Nodes whose bit is set.
+    marked: Vec<u32>,
+    fresh: Vec<u32>,
+    ahead: Vec<u32>,
+    found: Vec<u64>,
+    /// The nearest nodes, see above, and places with all bits set beyond them.
+    pool: Vec<u64>,
+    length: usize,
+    /// Nodes scored by the last walk.
+    pub scored: usize,
+    /// Nodes expanded by the last walk.
+    pub hops: usize,
+}
+
+/// The node of an entry of the pool.
+#[inline(always)]
+fn node_of(entry: u64) -> u32 {
+    entry as u32 >> 1
+}
+
+/// Nodes that a walk starts from.
+const STARTS: usize = 4;
+
+/// First nodes scored at a time.
+const AT_ONCE: usize = Links::WIDTH * WIDEST;
+
+impl Walker {
+    /// The nearest nodes of the last walk, nearest first: `key << 32 | node << 1 | expanded`, keys as by [`ordered`].
+    pub fn nearest(&self) -> &[u64] {
+        &self.pool[..self.length]
+    }
+
+    /// The nodes alone.
+    pub fn nodes(&self) -> impl Iterator<Item = u32> + '_ {
+        self.pool[..self.length].iter().map(|entry| node_of(*entry))
+    }
+
+    fn prepare(&mut self, graph: &Graph, width: usize) {
+        let words = (graph.links.len() / graph.width).div_ceil(32) + 1;
+        if self.seen.len() < words {
+            self.seen = pages::filled(words, 0);
+        }
+        for buffer in [&mut self.fresh, &mut self.ahead] {
+            buffer.resize(AT_ONCE + SPARE, 0);
+        }
+        self.found.resize(AT_ONCE + SPARE, 0);
+        let room = (width.max(STARTS) + 1).next_multiple_of(8) + SPARE;
+        if self.pool.len() < room {
+            self.pool.resize(room, u64::MAX);
+        }
+        self.pool[..self.length].fill(u64::MAX);
+        (self.length, self.scored, self.hops) = (0, 0, 0);
+    }
+
+    fn forget(&mut self) {
+        // A few kilobytes are cleared faster as they lie than bit by bit.
+        if self.seen.len() <= 16 * self.marked.len() {
+            self.seen.fill(0);
+        } else {
+            self.marked.iter().for_each(|node| self.seen[*node as usize / 32] = 0);
+        }
+        self.marked.clear();
+    }
+
+    /// Puts `count` of `found` into the pool; returns the first place that changed.
+    #[inline(always)]
+    fn take<S: Steps>(&mut self, count: usize, width: usize) -> usize {
+        let mut first = usize::MAX;
+        for i in 0..count {
+            let entry = self.found[i];
+            if self.length == width && entry >= self.pool[width - 1] {
+                continue;
+            }
+            first = first.min(S::insert(&mut self.pool, self.length, entry));
+            if self.length == width {
+                self.pool[width] = u64::MAX;
+            } else {
+                self.length += 1;
+            }
+        }
+        first
+    }
+}
+
+/// The key below which a node must be to enter the pool.
+#[inline(always)]
+fn bar(pool: &[u64], length: usize, width: usize) -> u32 {
+    if length < width { u32::MAX } else { (pool[width - 1] >> 32) as u32 }
+}
+
+/// Walks for one query and leaves the nearest nodes in the pool.
+#[inline(always)]
+pub(crate) fn walk<S: Steps>(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
+    let Reach { width, depth, slack } = reach;
+    assert!((1..=WIDEST).contains(&graph.width) && width > 0);
+    walker.prepare(graph, width);
+    let starts = STARTS.min(width);
+    for first in (0..graph.entries).step_by(AT_ONCE) {
+        let count = AT_ONCE.min(graph.entries - first);
+        for (place, node) in walker.fresh.iter_mut().zip(first as u32..).take(count) {
+            *place = node;
+        }
+        let bar = bar(&walker.pool, walker.length, starts);
+        let count = S::score(graph, &walker.fresh[..count], query, bar, &mut walker.found);
+        walker.take::<S>(count, starts);
+    }
+    walker.scored = graph.entries;
+    for i in 0..walker.length {
+        let node = node_of(walker.pool[i]);
+        walker.seen[node as usize / 32] |= 1 << (node % 32);
+        walker.marked.push(node);
+        fetch(graph, node);
+    }
+    let adaptive = query.square.is_finite() && depth <= width;
+    let mut limit = u32::MAX;
+    // The first place not expanded, the node whose neighbours are on their way, and how many neighbours of the one
+    // before it wait to be scored.
+    let (mut next, mut chosen, mut waiting) = (0, NONE, 0);
+    loop {
+        while next < walker.length && walker.pool[next] & 1 == 1 {
+            next += 1;
+        }
+        let mut following = NONE;
+        if next < walker.length && (walker.pool[next] >> 32) as u32 <= limit {
+            following = node_of(walker.pool[next]);
+            walker.pool[next] |= 1;
+            next += 1;
+            fetch(graph, following);
+        } else if waiting == 0 && chosen == NONE {
+            break;
+        }
+        let mut coming = 0;
+        if chosen != NONE {
+            let start = chosen as usize * graph.width;
+            coming = S::unseen(&graph.links[start..start + graph.width], &walker.seen, &mut walker.ahead);
+            for &node in &walker.ahead[..coming] {
+                walker.seen[node as usize / 32] |= 1 << (node % 32);
+                for line in 0..graph.lines {
+                    prefetch(graph.codes, node as usize * graph.lines + line);
+                }
+            }
+            walker.marked.extend_from_slice(&walker.ahead[..coming]);
+            walker.hops += 1;
+            walker.scored += coming;
+        }
+        if waiting > 0 {
+            let bar = bar(&walker.pool, walker.length, width).min(limit);
+            let count = S::score(graph, &walker.fresh[..waiting], query, bar, &mut walker.found);
+            next = next.min(walker.take::<S>(count, width));
+            if adaptive && walker.length >= depth {
+                let near = unordered((walker.pool[depth - 1] >> 32) as u32);
+                limit = ordered(near + slack * (near + query.square / 2.0));
+            }
+        }
+        std::mem::swap(&mut walker.fresh, &mut walker.ahead);
+        (waiting, chosen) = (coming, following);
+    }
+    walker.forget();
+}
+
+#[inline(always)]
+fn fetch(graph: &Graph, node: u32) {
+    for line in 0..graph.width {
+        prefetch(graph.links, node as usize * graph.width + line);
+    }
+}
+
+/// [`Steps::unseen`] in plain Rust.
+#[inline(always)]
+pub(crate) fn unseen(links: &[Links], seen: &[u32], fresh: &mut [u32]) -> usize {
+    let mut count = 0;
+    for &node in links.iter().flat_map(|links| &links.0).take_while(|node| **node != NONE) {
+        fresh[count] = node; // without a branch on the bit, which nobody could predict
+        count += usize::from(seen[node as usize / 32] >> (node % 32) & 1 == 0);
+    }
+    count
+}
+
+/// [`Steps::insert`] in plain Rust.
+#[inline(always)]
+pub(crate) fn insert(pool: &mut [u64], length: usize, entry: u64) -> usize {
+    let at = pool[..length].partition_point(|other| *other < entry);
+    pool.copy_within(at..length, at + 1);
+    pool[at] = entry;
+    at
+}
