@@ -2,7 +2,8 @@
 
     pip install hnswlib==0.8.0 faiss-cpu==1.15.1 rabitqlib==0.7.1
     python benchmarks/hnsw.py                    # 69,000 real MiniLM vectors, 1,000 held out as queries
-    python benchmarks/hnsw.py --data clustered --rows 100000 --dimension 768
+    python benchmarks/hnsw.py --data sift        # 200,000 real SIFT descriptors, l2
+    python benchmarks/hnsw.py --data clustered --rows 1000000 --dimension 768 --k 100 --only nearfield rabitqlib
 
 Every peer is built with the settings of its own documentation and walked with several widths (its `ef`). The rounds are
 interleaved (every contender at every width once, then again); a figure is the median of its rounds. A peer that is not
@@ -27,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
-REAL = HERE.parents[1] / "shared" / "data" / "passages" / "vectors.f16.npy"
+SHARED = HERE.parents[1] / "shared" / "data"
+REAL = SHARED / "passages" / "vectors.f16.npy"
 TARGETS = (0.9, 0.95, 0.98, 0.99)
 Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
@@ -36,24 +38,31 @@ def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
 
-def load(options: argparse.Namespace) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
-    """Rows, queries (not among the rows), and one line that describes them."""
+def load(options: argparse.Namespace) -> tuple[NDArray[np.float32], NDArray[np.float32], str, str]:
+    """Rows, queries (not among the rows), their metric, and one line that describes them."""
     if options.data == "real":
         vectors = unit(np.load(REAL).astype(np.float32))
-        return vectors[: -options.queries], vectors[-options.queries :], "real MiniLM vectors of passages"
+        return vectors[: -options.queries], vectors[-options.queries :], "cosine", "real MiniLM vectors of passages"
+    if options.data == "sift":
+        rows, queries = (np.load(SHARED / "sift" / f"{name}_u8.npy").astype(np.float32) for name in ("base", "queries"))
+        return rows, queries[: options.queries], "l2", "real SIFT descriptors"
     rng = np.random.default_rng(0)
-    spread = 1.0 / np.sqrt(1.0 + np.arange(options.dimension))
-    centres = rng.standard_normal((2000, options.dimension)) * spread
+    spread = (1.0 / np.sqrt(1.0 + np.arange(options.dimension))).astype(np.float32)
+    centres = rng.standard_normal((2000, options.dimension), dtype=np.float32) * spread
     count = options.rows + options.queries
-    rows = centres[rng.integers(2000, size=count)] + 0.7 * rng.standard_normal((count, options.dimension)) * spread
-    rows = unit(rows.astype(np.float32))
-    return rows[: options.rows], rows[options.rows :], "clustered synthetic vectors, variances falling as 1/i"
+    rows = np.empty((count, options.dimension), np.float32)
+    for start in range(0, count, 50_000):
+        piece = rows[start : start + 50_000]
+        noise = rng.standard_normal(piece.shape, dtype=np.float32)
+        piece[:] = unit(centres[rng.integers(2000, size=len(piece))] + np.float32(0.7) * spread * noise)
+    described = "clustered synthetic vectors, variances falling as 1/i"
+    return rows[: options.rows], rows[options.rows :], "cosine", described
 
 
-def nearfield(rows: NDArray[np.float32], k: int, threads: int) -> tuple[float, dict[str, Search], Any]:
+def nearfield(rows: NDArray[np.float32], k: int, threads: int, metric: str) -> tuple[float, dict[str, Search], Any]:
     import nearfield as nf
 
-    index = nf.Index(rows.shape[1], "cosine", kind="hnsw", threads=threads)
+    index = nf.Index(rows.shape[1], metric, kind="hnsw", threads=threads)
     seconds = timed(lambda: index.add(rows))
     index.threads = 1
 
@@ -63,10 +72,10 @@ def nearfield(rows: NDArray[np.float32], k: int, threads: int) -> tuple[float, d
     return seconds, {f"recall={recall}": at(recall) for recall in (0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995)}, index
 
 
-def hnswlib(rows: NDArray[np.float32], k: int, threads: int) -> tuple[float, dict[str, Search], Any]:
+def hnswlib(rows: NDArray[np.float32], k: int, threads: int, metric: str) -> tuple[float, dict[str, Search], Any]:
     import hnswlib as peer
 
-    index = peer.Index("ip", rows.shape[1])
+    index = peer.Index("l2" if metric == "l2" else "ip", rows.shape[1])
     index.init_index(len(rows), M=24, ef_construction=200)
     index.set_num_threads(threads)
     seconds = timed(lambda: index.add_items(rows))
@@ -79,14 +88,15 @@ def hnswlib(rows: NDArray[np.float32], k: int, threads: int) -> tuple[float, dic
 
         return search
 
-    return seconds, {f"ef={ef}": at(ef) for ef in (20, 40, 60, 100, 160, 250)}, index
+    return seconds, {f"ef={ef}": at(ef) for ef in widths(k, 250)}, index
 
 
-def faiss(rows: NDArray[np.float32], k: int, threads: int) -> tuple[float, dict[str, Search], Any]:
+def faiss(rows: NDArray[np.float32], k: int, threads: int, metric: str) -> tuple[float, dict[str, Search], Any]:
     import faiss as peer
 
     peer.omp_set_num_threads(threads)
-    index = peer.IndexHNSWFlat(rows.shape[1], 32, peer.METRIC_INNER_PRODUCT)
+    kind = peer.METRIC_L2 if metric == "l2" else peer.METRIC_INNER_PRODUCT
+    index = peer.IndexHNSWFlat(rows.shape[1], 32, kind)
     index.hnsw.efConstruction = 200
     seconds = timed(lambda: index.add(rows))
     peer.omp_set_num_threads(1)
@@ -98,19 +108,25 @@ def faiss(rows: NDArray[np.float32], k: int, threads: int) -> tuple[float, dict[
 
         return search
 
-    return seconds, {f"ef={ef}": at(ef) for ef in (20, 40, 60, 100, 160, 250)}, index
+    return seconds, {f"ef={ef}": at(ef) for ef in widths(k, 250)}, index
 
 
-def rabitqlib(rows: NDArray[np.float32], k: int, threads: int) -> tuple[float, dict[str, Search], Any]:
+def rabitqlib(rows: NDArray[np.float32], k: int, threads: int, metric: str) -> tuple[float, dict[str, Search], Any]:
     import rabitqlib as peer
 
     index = peer.SymqgIndex(rows.shape[1], 32, "l2")
-    seconds = timed(lambda: index.build(rows, 200, threads))
+    seconds = timed(lambda: index.build(rows, 200, threads))  # on rows of unit length the order is that of the cosine
 
     def at(ef: int) -> Search:
         return lambda query: np.asarray(index.search(query[None], k, ef)[0]).reshape(-1)
 
-    return seconds, {f"ef={ef}": at(ef) for ef in (20, 40, 60, 100, 160, 250, 400)}, index
+    return seconds, {f"ef={ef}": at(ef) for ef in widths(k, 400)}, index
+
+
+def widths(k: int, most: int) -> list[int]:
+    """Widths of the peers' walks for k answers."""
+    found = [20, 40, 60, 100, 160, 250, 400, 640]
+    return [ef for ef in found if ef >= k and ef <= max(most, 4 * k)]
 
 
 CONTENDERS = {
@@ -159,20 +175,23 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", choices=["real", "clustered"], default="real" if REAL.exists() else "clustered")
+    parser.add_argument(
+        "--data", choices=["real", "sift", "clustered"], default="real" if REAL.exists() else "clustered"
+    )
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for builds; searches use one")
+    parser.add_argument("--only", nargs="*", choices=[module for module, _ in CONTENDERS.values()])
     parser.add_argument("--output", type=Path, default=HERE / "results" / "hnsw.json")
     options = parser.parse_args()
-    rows, queries, described = load(options)
+    rows, queries, metric, described = load(options)
 
     import nearfield as nf
 
-    exact = nf.Index(rows.shape[1], "cosine")
+    exact = nf.Index(rows.shape[1], metric)
     exact.add(rows)
     truth, _ = exact.search(queries, options.k)
     del exact
@@ -180,10 +199,12 @@ def main() -> None:
     contenders: dict[str, dict[str, Any]] = {}
     kept = []  # a contender's searches need its index
     for name, (module, build) in CONTENDERS.items():
+        if options.only and module not in options.only:
+            continue
         if importlib.util.find_spec(module) is None:
             print(f"{name}: not installed", file=sys.stderr)
             continue
-        seconds, settings, index = build(rows, options.k, options.threads)
+        seconds, settings, index = build(rows, options.k, options.threads, metric)
         print(f"{name}: built in {seconds:.1f} s", file=sys.stderr)
         contenders[name] = {"build_seconds": seconds, "curve": []}
         searches.update({(name, setting): search for setting, search in settings.items()})
@@ -203,9 +224,8 @@ def main() -> None:
     for (name, setting), seconds in times.items():
         qps = len(queries) / statistics.median(seconds)
         point = {"setting": setting, "recall": recall(answers[name, setting], truth), "qps": qps}
-        graph = kept[0] if name == "nearfield hnsw" else None
-        if graph is not None:  # counts that do not depend on the machine
-            work = [graph.search(query, options.k, recall=float(setting[7:]), report=True)[2] for query in queries]
+        if name == "nearfield hnsw":  # counts that do not depend on the machine
+            work = [kept[0].search(query, options.k, recall=float(setting[7:]), report=True)[2] for query in queries]
             for count in ("rows_scanned", "rows_reread", "hops", "bytes_read"):
                 point[count] = float(np.mean([getattr(report, count) for report in work]))
         contenders[name]["curve"].append(point)
@@ -218,6 +238,7 @@ def main() -> None:
         "k": options.k,
         "queries": len(queries),
         "rounds": options.rounds,
+        "load_after_timing": os.getloadavg()[0],
         "build_threads": options.threads,
         "processor": platform.processor() or platform.machine(),
         "contenders": contenders,

@@ -32,11 +32,11 @@ impl Hnsw {
         let mut shape = [0u64; SHAPE];
         if let Some(graph) = &self.graph {
             let covered = (0..graph.covered).filter(|row| self.flat.ids.is_live(*row)).count();
-            let sizes = [graph.rows.len(), graph.guide.lines, graph.guide.projection.outputs];
+            let sizes = [graph.rows.len(), graph.guide.lines, graph.guide.projection.outputs, 1];
             for (place, size) in shape.iter_mut().zip(sizes.into_iter().chain([covered, graph.level.width])) {
                 *place = size as u64;
             }
-            shape[5] = self.renumbered(&graph.outside).filter(|row| *row != NONE).count() as u64;
+            shape[6] = self.renumbered(&graph.outside).filter(|row| *row != NONE).count() as u64;
         }
         file.section(b"shape   ", SHAPE, shape.into_iter(), u64::to_le_bytes)?;
         if let Some(graph) = &self.graph {
@@ -71,6 +71,7 @@ impl Hnsw {
         let outside: Vec<u32> = self.renumbered(&graph.outside).filter(|row| *row != NONE).collect();
         file.section(b"outside ", outside.len(), outside.into_iter(), u32::to_le_bytes)?;
         file.section(b"guide   ", graph.codes.len(), graph.codes.iter(), |line| line.0)?;
+        file.section(b"levels  ", 1, [graph.level.nodes as u64].into_iter(), u64::to_le_bytes)?;
         let links = graph.level.links.iter().flat_map(|links| links.0);
         file.section(b"links   ", graph.level.links.len() * Links::WIDTH, links, u32::to_le_bytes)?;
         Ok(())
@@ -98,12 +99,12 @@ impl Hnsw {
 /// Reads a graph and checks that nothing in it points outside.
 fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> {
     let wrong = |file: &Reader| -> Error { file.corrupt("its graph does not fit together") };
-    let [nodes, lines, outputs, covered, width, outside, _, _] = shape.try_into().expect("read as eight");
+    let [nodes, lines, outputs, levels, covered, width, outside, _] = shape.try_into().expect("read as eight");
     let [dimension, rows] = [flat.dimension, flat.ids.rows()];
     let long = dimension.div_ceil(64);
     let sound =
         (1..=8).contains(&lines) && (1..=WIDEST).contains(&width) && outputs <= directions(lines).min(dimension);
-    if !sound || nodes >= NONE as usize / 2 || covered > rows || outside > rows {
+    if !sound || !(1..=16).contains(&levels) || nodes >= NONE as usize / 2 || covered > rows || outside > rows {
         return Err(wrong(file));
     }
     let centre = file.section(b"centre  ", dimension, f32::from_le_bytes)?;
@@ -125,6 +126,10 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
     if !of_nodes.iter().chain(&outside).all(known) || outside.contains(&NONE) {
         return Err(wrong(file));
     }
+    let sizes = file.section(b"levels  ", levels, u64::from_le_bytes)?;
+    if sizes[0] != nodes as u64 || sizes.windows(2).any(|pair| pair[0] < pair[1]) {
+        return Err(wrong(file));
+    }
     let mut level = Level::new(nodes, width * Links::WIDTH);
     let links = file.section(b"links   ", level.links.len() * Links::WIDTH, u32::from_le_bytes)?;
     if !links.iter().all(|link| *link == NONE || (*link as usize) < nodes) {
@@ -132,6 +137,10 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
     }
     for (into, links) in level.links.iter_mut().zip(links.chunks_exact(Links::WIDTH)) {
         into.0.copy_from_slice(links);
+    }
+    for size in &sizes[1..] {
+        // Earlier versions had further levels as the way in: a table of nodes has taken their place.
+        file.section(b"links   ", *size as usize * width * Links::WIDTH, u32::from_le_bytes)?;
     }
     let dead = of_nodes.iter().filter(|row| **row == NONE).count();
     Ok(Graph { rows: of_nodes, guide, codes, level, linked: nodes, widths, covered, outside, dead })
