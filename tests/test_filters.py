@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 import nearfield as nf
 from databases import vectors
 from filter_oracle import document_matches, matches, sort_key, walk
-from nearfield import _native, filters
+from nearfield import _native, filters, live
 from nearfield.errors import Corrupt, InvalidInput
 from nearfield.live import Moved
+from nearfield.transaction import Transaction
 
 F = nf.F
 
@@ -136,6 +137,9 @@ def test_the_documented_examples_mean_what_they_say() -> None:
     assert selected({"year": {"$not": {"$gt": 1990}}}, years) == [0, 1, 4, 5]
     assert selected({"$or": [{"year": 1989.0}, {"year": None}]}, years) == [0, 5]
     assert selected({"year": {"$ne": None}}, years) == [0, 1, 2, 3, 4]
+    large = [{"n": 2.0**63}, {"n": 2**63 - 1}, {"n": 2**53 + 1}, {"n": 2.0**53}]
+    assert selected({"n": {"$gt": 2**63 - 1}}, large) == [0]
+    assert selected({"n": {"$lt": 2**53 + 1}}, large) == selected({"n": 2**53}, large) == [3]
     tags = [{"tags": ["cat", "dog"]}, {"tags": "category"}, {"tags": ["category"]}]
     assert selected({"tags": {"$contains": "cat"}}, tags) == [0, 1]
     assert selected({"tags": {"$like": "cat%"}}, tags) == [0, 1, 2]
@@ -337,6 +341,38 @@ def test_a_delete_that_was_overtaken_takes_what_matches_in_the_end(
         monkeypatch.setattr(collection._reader, "matching", overtaken)
         assert collection.delete(where={"n": {"$lt": 9}}) == 2
         assert [record.id for record in collection.get()] == ["a"]
+
+
+def test_the_next_process_reads_what_was_published_and_what_came_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_WORTH_PUBLISHING", 10)
+    made = vectors(40)
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        collection.add(ids=[str(n) for n in range(40)], embeddings=made, metadatas=[{"n": n} for n in range(40)])
+        assert collection.count({"n": {"$lt": 5}}) == 5
+    published = list((tmp_path / "x.nf").rglob("columns-*"))
+    assert len(published) == 1
+    with nf.open(tmp_path / "x.nf") as db:  # nobody filters here
+        collection = db.collection("c", embedder=None)
+        collection.update("1", metadatas={"n": 100})
+        collection.delete("2")
+        collection.add(ids=["new"], embeddings=made[:1], metadatas=[{"n": 3.0}])
+    read: list[int] = []
+    whole = Transaction.metadata
+    monkeypatch.setattr(Transaction, "metadata", lambda self, id, row: read.append(row) or whole(self, id, row))
+    with nf.open(tmp_path / "x.nf") as db:
+        found = db.collection("c", embedder=None).get(where={"n": {"$lt": 5}})
+        assert [record.id for record in found] == ["0", "3", "4", "new"]
+        assert read == [40]
+    content = bytearray(published[0].read_bytes())
+    content[len(content) // 2] ^= 1
+    published[0].write_bytes(content)
+    with nf.open(tmp_path / "x.nf") as db, pytest.warns(match="made again.*checksum"):
+        assert db.collection("c", embedder=None).count({"n": {"$lt": 5}}) == 4
+    with nf.open(tmp_path / "x.nf") as db:
+        assert db.collection("c", embedder=None).count({"n": {"$lt": 5}}) == 4
 
 
 def test_get_sorts_pages_and_chooses() -> None:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nearfield import _native
+from nearfield.errors import Corrupt
 from nearfield.filters import Filter, Node, to_json
-from nearfield.live import Live, Version
+from nearfield.live import Published, Version
 from nearfield.transaction import State, Transaction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class LiveColumns(Live[_native.Columns]):
+class LiveColumns(Published[_native.Columns]):
     """Built from the metadata on disk when a filter first needs it, and brought up to date before each answer.
 
-    All methods are to be called in `live.consistent`, and raise `Moved`.
+    `allowed`, `sorted` and `facet` are to be called in `live.consistent`, and raise `Moved`.
     """
+
+    kind = "columns"
 
     def allowed(
         self, transaction: Transaction, state: State, filter: Filter | None, within: Sequence[int] | None = None
@@ -63,28 +67,35 @@ class LiveColumns(Live[_native.Columns]):
             counts = columns.facet(mask, field, limit)
         return [(value, count) for value, count in json.loads(counts)]
 
-    def advanced(
-        self, transaction: Transaction, state: State, thing: _native.Columns | None, since: Version | None
+    def fresh(self, state: State) -> _native.Columns:
+        return _native.Columns()
+
+    def loaded(self, path: Path, state: State) -> _native.Columns:
+        return _native.Columns.load(path)
+
+    def saving(self, thing: _native.Columns) -> Callable[[Path], None]:
+        return thing.save
+
+    def caught_up(
+        self, thing: _native.Columns, transaction: Transaction, state: State, since: Version
     ) -> _native.Columns:
-        if thing is None or since is None or since.id != state.id:
-            thing, since = _native.Columns(), Version(state.id, 0, 0)
-        return _caught_up(thing, transaction, state, since)
-
-
-def _caught_up(columns: _native.Columns, transaction: Transaction, state: State, since: Version) -> _native.Columns:
-    """The columns with the rows, deaths and changes after `since`."""
-    if state.seq > since.seq and since.next_row:
-        dead = transaction.dead_rows(state.id, since.seq)
-        columns.remove(dead[dead < since.next_row])
-        changed = transaction.changed_rows(state.id, since.seq)
-        records = transaction.records(state.id, changed[changed < since.next_row].tolist(), documents=False)
-        rows = np.fromiter(records, dtype=np.int64, count=len(records))
-        columns.replace(rows, [record.metadata for record in records.values()])
-    if state.next_row > since.next_row:
-        for rows, metadata in transaction.metadata(state.id, since.next_row):
-            columns.add(rows, metadata, int(rows[-1]) + 1)
-        columns.add(np.empty(0, dtype=np.int64), [], state.next_row)  # the last rows may have no record
-    return columns
+        if state.seq > since.seq and since.next_row:
+            dead = transaction.dead_rows(state.id, since.seq)
+            thing.remove(dead[dead < since.next_row])
+            changed = transaction.changed_rows(state.id, since.seq)
+            records = transaction.records(state.id, changed[changed < since.next_row].tolist(), documents=False)
+            rows = np.fromiter(records, dtype=np.int64, count=len(records))
+            thing.replace(rows, [record.metadata for record in records.values()])
+        if state.next_row > since.next_row:
+            for rows, metadata in transaction.metadata(state.id, since.next_row):
+                thing.add(rows, metadata, int(rows[-1]) + 1)
+            thing.add(np.empty(0, dtype=np.int64), [], state.next_row)  # the last rows may have no record
+        if len(thing) != state.live:
+            raise Corrupt(
+                f"collection {state.name!r} has {state.live} records and metadata for {len(thing)}; "
+                "`nearfield verify` says what is damaged"
+            )
+        return thing
 
 
 def _look_into_documents(transaction: Transaction, state: State, node: Node, mask: NDArray[np.bool_]) -> None:

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -125,14 +126,83 @@ def consistent(store: Store, gate: threading.RLock, work: Callable[[Transaction]
         return work(transaction)
 
 
-class LiveIndex(Live[Index]):
-    """A collection's index of vectors: the published one if there is a good one, and what has happened since."""
-
-    kind = "auto"
+class Published(Live[T]):
+    """Something that is written down now and then, so that the next process need not begin with nothing."""
 
     def __init__(self, store: Store, gate: threading.RLock | None = None) -> None:
         super().__init__(store, gate)
         self._published = 0  # rows
+
+    kind: str
+    """The name of its generations on the disk."""
+
+    def fresh(self, state: State) -> T:
+        """An empty one."""
+        raise NotImplementedError
+
+    def loaded(self, path: Path, state: State) -> T:
+        """A published one; `Corrupt` if it is not one of this collection."""
+        raise NotImplementedError
+
+    def caught_up(self, thing: T, transaction: Transaction, state: State, since: Version) -> T:
+        """The thing with what happened after `since`."""
+        raise NotImplementedError
+
+    def saving(self, thing: T) -> Callable[[Path], None] | None:
+        """What writes it down; None if it is not worth that."""
+        raise NotImplementedError
+
+    def publish(self) -> bool:
+        """Write the thing down for the next process, if that is worth it and nobody has; says whether it was done.
+
+        To be called outside a view. It is worth it when its rows have grown by a quarter since.
+        """
+        with self._changed:
+            thing, version = self._thing, self._version
+            if self._advancing or thing is None or version is None or (save := self.saving(thing)) is None:
+                return False
+            if version.next_row < max(_WORTH_PUBLISHING, self._published * 5 // 4):
+                return False
+            self._sharing += 1  # it must stay as it is while it is written
+            self._published = version.next_row
+        try:
+            with self._store.reading() as transaction:
+                state = transaction.by_id(version.id)
+            return state is not None and self._store.publish(state, self.kind, version.next_row, version.seq, save)
+        except StorageError:  # no room, perhaps: a search does not fail for what it can do without
+            return False
+        finally:
+            with self._changed:
+                self._sharing -= 1
+                self._changed.notify_all()
+
+    def advanced(self, transaction: Transaction, state: State, thing: T | None, since: Version | None) -> T:
+        if thing is not None and since is not None and since.id == state.id:
+            return self.caught_up(thing, transaction, state, since)
+        self._published = 0
+        if (found := self._read(transaction, state)) is not None:
+            return found
+        return self.caught_up(self.fresh(state), transaction, state, Version(state.id, 0, 0))
+
+    def _read(self, transaction: Transaction, state: State) -> T | None:
+        generation = transaction.newest(state, self.kind)
+        if generation is None:
+            return None
+        try:
+            thing = self.loaded(generation.path, state)
+            thing = self.caught_up(thing, transaction, state, Version(state.id, generation.next_row, generation.seq))
+        except NearfieldError as error:
+            warnings.warn(f"a published index is not used, but made again: {error}", stacklevel=2)
+            self._store.forget(state, self.kind, generation)
+            return None
+        self._published = generation.next_row
+        return thing
+
+
+class LiveIndex(Published[Index]):
+    """A collection's index of vectors: the published one if there is a good one, and what has happened since."""
+
+    kind = "auto"
 
     def search(
         self,
@@ -151,82 +221,39 @@ class LiveIndex(Live[Index]):
             rows, scores, report = index.search(queries, k, report=True, **options)
         return rows, scores, report
 
-    def advanced(self, transaction: Transaction, state: State, thing: Index | None, since: Version | None) -> Index:
-        if thing is not None and since is not None and since.id == state.id:
-            return _caught_up(thing, transaction, state, since)
-        self._published = 0
-        if (found := self._read(transaction, state)) is not None:
-            return found
+    def fresh(self, state: State) -> Index:
         assert state.dimension is not None
         metric: Metric = state.metric  # type: ignore[assignment]  # the catalog holds what Metric allows
-        return _caught_up(Index(state.dimension, metric, kind=self.kind), transaction, state, Version(state.id, 0, 0))
+        return Index(state.dimension, metric, kind=self.kind)
 
-    def publish(self) -> bool:
-        """Write the index down for the next process, if that is worth it and nobody has; says whether it was done.
-
-        To be called outside a view. An exact index is made from the segments as fast as from a file of its own, so only
-        a graph is published: when its rows have grown by a quarter since.
-        """
-        with self._changed:
-            index, version = self._thing, self._version
-            if self._advancing or index is None or version is None or not _worth_publishing(index):
-                return False
-            if version.next_row < max(_WORTH_PUBLISHING, self._published * 5 // 4):
-                return False
-            self._sharing += 1  # it must stay as it is while it is written
-            self._published = version.next_row
-        try:
-            with self._store.reading() as transaction:
-                state = transaction.by_id(version.id)
-            return state is not None and self._store.publish(
-                state, index.kind, version.next_row, version.seq, index.save
-            )
-        except StorageError:  # no room, perhaps: a search does not fail for what it can do without
-            return False
-        finally:
-            with self._changed:
-                self._sharing -= 1
-                self._changed.notify_all()
-
-    def _read(self, transaction: Transaction, state: State) -> Index | None:
-        generation = transaction.newest(state, self.kind)
-        if generation is None:
-            return None
-        try:
-            index = Index.load(generation.path)
-            if (index.dimension, index.metric) != (state.dimension, state.metric):
-                raise Corrupt(f"{generation.path} is the index of another collection")
-            _caught_up(index, transaction, state, Version(state.id, generation.next_row, generation.seq))
-        except NearfieldError as error:
-            warnings.warn(f"a published index is not used, but made again: {error}", stacklevel=2)
-            self._store.forget(state, self.kind, generation)
-            return None
-        self._published = generation.next_row
+    def loaded(self, path: Path, state: State) -> Index:
+        index = Index.load(path)
+        if (index.dimension, index.metric) != (state.dimension, state.metric):
+            raise Corrupt(f"{path} is the index of another collection")
         return index
 
+    def saving(self, thing: Index) -> Callable[[Path], None] | None:
+        # An exact index is made from the segments as fast as from a file of its own: only others are published.
+        worth = thing.built if thing.kind == "auto" else thing.kind != "flat"
+        return thing.save if worth else None
 
-def _worth_publishing(index: Index) -> bool:
-    return index.built if index.kind == "auto" else index.kind != "flat"
-
-
-def _caught_up(index: Index, transaction: Transaction, state: State, since: Version) -> Index:
-    """The index with the rows and deaths after `since`."""
-    dead = np.empty(0, dtype=np.int64)
-    if state.seq > since.seq:
-        dead = transaction.dead_rows(state.id, since.seq)
-        if len(known := dead[dead < since.next_row]):
-            index.remove(known)
-    if state.next_row > since.next_row:
-        for first, vectors in transaction.vectors(state, since.next_row):
-            rows = np.arange(first, first + len(vectors), dtype=np.int64)
-            alive = ~np.isin(rows, dead)
-            if alive.all():
-                index.add(vectors, rows)
-            elif alive.any():
-                index.add(vectors[alive], rows[alive])
-    if len(index) != state.live:
-        raise Corrupt(
-            f"collection {state.name!r} has {state.live} records and {len(index)} vectors; "
-            "`nearfield verify` says what is damaged"
-        )
-    return index
+    def caught_up(self, thing: Index, transaction: Transaction, state: State, since: Version) -> Index:
+        dead = np.empty(0, dtype=np.int64)
+        if state.seq > since.seq:
+            dead = transaction.dead_rows(state.id, since.seq)
+            if len(known := dead[dead < since.next_row]):
+                thing.remove(known)
+        if state.next_row > since.next_row:
+            for first, vectors in transaction.vectors(state, since.next_row):
+                rows = np.arange(first, first + len(vectors), dtype=np.int64)
+                alive = ~np.isin(rows, dead)
+                if alive.all():
+                    thing.add(vectors, rows)
+                elif alive.any():
+                    thing.add(vectors[alive], rows[alive])
+        if len(thing) != state.live:
+            raise Corrupt(
+                f"collection {state.name!r} has {state.live} records and {len(thing)} vectors; "
+                "`nearfield verify` says what is damaged"
+            )
+        return thing

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from nearfield.live import Moved, Version, consistent
 from nearfield.store import Store
 from nearfield.transaction import State, Transaction
 from nearfield.types import Record
+
+R = TypeVar("R")
 
 
 class Reader:
@@ -56,7 +58,7 @@ class Reader:
                 rows = rows[start:stop]
             return _records(transaction, state, rows, include)
 
-        return consistent(self._store, self._gate, read)
+        return self._read(read)
 
     def scan(self, filter: Filter | None, include: set[str], size: int) -> Iterator[list[Record]]:
         """`Collection.scan`, its arguments checked."""
@@ -89,7 +91,7 @@ class Reader:
             state = transaction.state(self._origin, self._name)
             return Version.of(state), self.matching_now(transaction, state, filter, ids, self._columns)
 
-        return consistent(self._store, self._gate, read)
+        return self._read(read)
 
     @staticmethod
     def matching_now(
@@ -109,7 +111,7 @@ class Reader:
                 return state.live
             return int(np.count_nonzero(self._columns.allowed(transaction, state, filter)))
 
-        return consistent(self._store, self._gate, read)
+        return self._read(read)
 
     def facet(self, field: str, filter: Filter | None, limit: int | None) -> list[tuple[Any, int]]:
         """`Collection.facet`, its arguments checked."""
@@ -119,7 +121,12 @@ class Reader:
             mask = self._columns.allowed(transaction, state, filter)
             return self._columns.facet(transaction, state, mask, field, limit)
 
-        return consistent(self._store, self._gate, read)
+        return self._read(read)
+
+    def _read(self, work: Callable[[Transaction], R]) -> R:
+        found = consistent(self._store, self._gate, work)
+        self._columns.publish()
+        return found
 
 
 def existing(transaction: Transaction, state: State, ids: Sequence[str]) -> list[int]:

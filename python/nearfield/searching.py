@@ -262,6 +262,7 @@ class Searcher:
                     again.append(at)  # a few groups had all the candidates
             left, depth = again, 4 * depth
         self._live.publish()
+        self._columns.publish()
         if request.explain:
             report = replace(report or _nothing(0), stages=dict(clock.stages))
         return [

@@ -156,6 +156,11 @@ impl Columns {
         self.alive.len()
     }
 
+    /// How many rows have a record.
+    pub fn live(&self) -> usize {
+        self.alive.iter().filter(|alive| **alive).count()
+    }
+
     pub(crate) fn field(&self, name: &str) -> Option<&Field> {
         self.names.get(name).map(|at| &self.fields[*at])
     }
@@ -197,7 +202,7 @@ impl Columns {
         for row in &self.checked(rows)? {
             self.stale += usize::from(std::mem::replace(&mut self.alive[row as usize], false));
         }
-        if self.stale > PURGE.max(self.alive.iter().filter(|alive| **alive).count()) {
+        if self.stale > PURGE.max(self.live()) {
             let dead = (0..self.alive.len() as u32).filter(|row| !self.alive[*row as usize]);
             self.purge(&RoaringBitmap::from_sorted_iter(dead).expect("a range ascends"));
             self.stale = 0;

@@ -53,6 +53,10 @@ impl ColumnsIndex {
         self.read(py, Columns::next_row)
     }
 
+    fn __len__(&self, py: Python<'_>) -> usize {
+        self.read(py, Columns::live)
+    }
+
     fn add(
         &self,
         py: Python<'_>,
