@@ -40,6 +40,7 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         "sparse",
         "inputs",
         "live",
+        "live_text",
         "columns",
         "derived",
         "encoding",

@@ -150,7 +150,8 @@ def test_shapes_are_those_of_the_dense_index() -> None:
     assert index.search("")[0].tolist() == index.search("the of !?")[0].tolist() == [-1] * 10
     ids, scores, report = index.search(["cats", "of"], 1, report=True)
     assert ids.tolist() == [[0], [-1]]
-    assert (report.kind, report.exact, report.queries, report.rows_scanned) == ("bm25", True, 2, 2)
+    assert (report.kind, report.exact, report.queries) == ("bm25", True, 2)
+    assert report.rows_scanned >= report.rows_reread > 0
 
 
 def test_scores_are_the_same_with_a_filter_and_without() -> None:
@@ -262,7 +263,7 @@ def test_bad_arguments_are_named() -> None:
         index.search(["cat"] * 2**18, 2**32 - 1)
     with pytest.raises(InvalidInput, match="a place for every id"):
         index.search("cat", allow=np.zeros(0, bool))
-    with pytest.raises(InvalidInput, match="highlight"):
+    with pytest.raises(InvalidInput, match="no words"):
         nf.SparseIndex("vectors").highlights("a", "b")
 
 

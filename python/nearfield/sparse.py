@@ -68,8 +68,8 @@ class SparseIndex:
         >>> index.add(["The cat sat on the mat.", "Dogs chase cats.", "Stocks fell."]).tolist()
         [0, 1, 2]
         >>> ids, scores = index.search("sitting cat", k=2)
-        >>> ids.tolist(), scores.round(3).tolist()
-        ([0, 1], [0.203, 0.203])
+        >>> ids.tolist(), [f"{score:.3f}" for score in scores]
+        ([0, 1], ['0.203', '0.203'])
     """
 
     def __init__(
@@ -152,6 +152,10 @@ class SparseIndex:
             return self._native.add_vectors(_vectors(documents, "vectors")[0], numbers, self.threads)
         return self._native.add_texts(_texts(documents, "documents")[0], numbers, self.threads)
 
+    def contains(self, ids: ArrayLike) -> NDArray[np.bool_]:
+        """Which of these ids are in the index: bool, shape (n,)."""
+        return self._native.contains(_ids(ids, "ids"))
+
     def remove(self, ids: ArrayLike) -> int:
         """Remove documents or vectors by id, all or none of them; returns how many.
 
@@ -206,6 +210,20 @@ class SparseIndex:
             return ids, scores
         return ids, scores, Report(self.kind, True, count, *counts, 1000 * elapsed)
 
+    def terms(self, text: str) -> list[str]:
+        """What the words of a text are searched by, in their order: folded, stemmed, without stop words.
+
+        Raises:
+            InvalidInput: Not a text, or the index is one of vectors.
+
+        Example:
+            >>> import nearfield as nf
+            >>> nf.SparseIndex().terms("The cats of Nîmes")
+            ['cat', 'nime']
+        """
+        self._check_text(text, "text")
+        return self._native.terms(text)
+
     def highlights(self, text: str, query: str) -> list[tuple[int, int]]:
         """Where words of the query stand in a text, as (start, end) in characters: `text[start:end]` is the word.
 
@@ -220,13 +238,16 @@ class SparseIndex:
             >>> nf.SparseIndex().highlights("Two cats sat.", "a cat")
             [(4, 8)]
         """
-        if self.kind == "vectors":
-            raise InvalidInput("an index of vectors has no words to highlight: use kind='bm25' or 'tfidf'")
-        for name, value in (("text", text), ("query", query)):
-            if not isinstance(value, str):
-                raise InvalidInput(f"{name} must be a text, got {value!r} ({type(value).__name__})")
-            _check_unicode(value, name)
+        self._check_text(text, "text")
+        self._check_text(query, "query")
         return self._native.highlights(text, query)
+
+    def _check_text(self, value: object, name: str) -> None:
+        if self.kind == "vectors":
+            raise InvalidInput("an index of vectors has no words: use kind='bm25' or 'tfidf'")
+        if not isinstance(value, str):
+            raise InvalidInput(f"{name} must be a text, got {value!r} ({type(value).__name__})")
+        _check_unicode(value, name)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file. A failure leaves what was there before.

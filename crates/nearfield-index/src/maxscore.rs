@@ -2,19 +2,41 @@
 //!
 //! MaxScore (Turtle and Flood, "Query Evaluation: Strategies and Optimizations", 1995) in windows of rows: the terms
 //! are ordered by weight, and from some term on all that follow are, together, not enough for a place among the best.
-//! Only rows that have one of the terms before it can be answers. Their postings are added up in an array, a list at a
-//! time; blocks whose maximum cannot matter are passed over. The few rows that may still reach the k-th best score are
-//! looked up in the lists of the other terms. All maxima are of the window at hand.
+//! Only rows that have one of the terms before it can be answers. Upper bounds of their postings, a byte each, are added
+//! up in an array, a list at a time; blocks whose maximum cannot matter are passed over. Rows whose bound reaches the k-th
+//! best score are then looked up in all lists, one posting after the other while they still may be answers.
 //!
 //! Scores are sums in double precision in the order of the terms, rounded once to single: equal rows have equal scores.
 
 use std::cell::RefCell;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 use crate::postings::{BLOCK, Segment, reach};
 
-/// Rows that are scored together: their sums fit in the second cache.
-const WINDOW: usize = 1 << 15;
+/// Rows whose bounds are added up together at the most: the sums fit in the second cache.
+const WINDOW: usize = 1 << 16;
+
+/// The sum of all that a query can give; the rest of 16 bits is for rounding up.
+const MOST: f64 = 60_000.0;
+
+/// With fewer postings in a window, looking at their rows is faster than looking at all rows.
+const FEW: usize = 1 << 11;
+
+/// Candidates that are scored together; the better ones among them raise the bar for the next.
+const TOGETHER: usize = 32;
+
+/// Times the postings added up before.
+const MUCH_LONGER: usize = 2;
+
+/// Rows of the first window; every later one has twice as many. Few rows are enough to know what is a good score.
+const FIRST: usize = 1 << 9;
+
+/// With so many postings it is worth to score some promising rows first.
+const WORTH_SAMPLING: usize = 1 << 12;
+
+/// These rows, with two more for every answer wanted.
+const SAMPLE: usize = 96;
 
 /// Bounds are sums in another order than the scores they bound.
 const SLACK: f64 = 1.0 + 1e-12;
@@ -35,7 +57,8 @@ pub(crate) struct Weighted {
 /// Which rows may be answered.
 #[derive(Clone, Copy)]
 pub(crate) struct Within<'a> {
-    pub holds: &'a (dyn Fn(u32) -> bool + Sync),
+    /// None where all may.
+    pub holds: Option<&'a (dyn Fn(u32) -> bool + Sync)>,
     /// All of them, ascending, where they are so few that they are looked up one by one.
     pub listed: Option<&'a [u32]>,
 }
@@ -53,6 +76,8 @@ pub(crate) struct Best {
     k: usize,
     /// The worst on top: the lowest score, and of equal ones the last row.
     heap: BinaryHeap<Found>,
+    /// What the k-th best score is known to exceed.
+    floor: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -75,14 +100,14 @@ impl Ord for Found {
 
 impl Best {
     pub fn new(k: usize) -> Self {
-        Self { k, heap: BinaryHeap::new() }
+        Self { k, heap: BinaryHeap::new(), floor: f64::NEG_INFINITY }
     }
 
     /// What a later row's score must exceed.
     fn bar(&self) -> f64 {
         match self.heap.peek() {
-            Some(worst) if self.heap.len() == self.k => f64::from(worst.score),
-            _ => f64::NEG_INFINITY,
+            Some(worst) if self.heap.len() == self.k => f64::from(worst.score).max(self.floor),
+            _ => self.floor,
         }
     }
 
@@ -117,25 +142,31 @@ struct List {
     /// End of the postings in the window, and a bound of what they add.
     stop: usize,
     bound: f64,
+    /// For every code a bound of what the posting adds, in units.
+    table: [u16; 256],
 }
 
 /// A row that may be an answer.
 #[derive(Clone, Copy)]
 struct Candidate {
     row: u32,
+    /// Of the lists that were looked at.
     score: f64,
+    /// Of all.
+    bound: f64,
     found: bool,
 }
 
 #[derive(Default)]
 struct Scratch {
-    sums: Vec<f64>,
+    /// Zero but while a search is at work.
+    sums: Vec<u16>,
     candidates: Vec<Candidate>,
     rest: Vec<f64>,
 }
 
 thread_local! {
-    /// Zero but while a search is at work. Kept, because clearing new memory takes longer than many a search.
+    /// Kept, because clearing new memory takes longer than many a search.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
@@ -161,19 +192,82 @@ impl<I: Impacts> Search<'_, I> {
                 let scale = wanted.weight * self.drift * SLACK;
                 let (at, end) = (segment.starts[place], segment.starts[place + 1]);
                 let top = f64::from(segment.tops[place]) * scale;
-                Some(List { weight: wanted.weight, top, scale, at, end, stop: at, bound: top })
+                Some(List { weight: wanted.weight, top, scale, at, end, stop: at, bound: top, table: [1; 256] })
             })
             .collect();
         if lists.is_empty() {
             return;
         }
-        SCRATCH.with_borrow_mut(|scratch| match self.within.listed {
-            Some(rows) => self.look_up(rows, &mut lists, best, work, scratch),
-            None => {
-                scratch.sums.resize(WINDOW, 0.0);
-                while self.window(&mut lists, best, work, scratch) {}
+        SCRATCH.with_borrow_mut(|scratch| {
+            if let Some(rows) = self.within.listed {
+                return self.look_up(rows, &mut lists, best, work, scratch);
+            }
+            scratch.sums.resize(WINDOW, 0);
+            let unit = lists.iter().map(|list| list.top).sum::<f64>() / MOST;
+            if self.positive {
+                for list in &mut lists {
+                    let step = (list.top / unit * 256.0 * SLACK) as u32 + 1; // 65,280ths of the largest, rounded up
+                    for (bound, code) in list.table.iter_mut().zip(0u32..) {
+                        *bound = (step * code / 65_280 + 1) as u16;
+                    }
+                }
+            }
+            let postings: usize = lists.iter().map(|list| list.end - list.at).sum();
+            let sampled = self.positive && best.k < SAMPLE && postings >= WORTH_SAMPLING;
+            if sampled && best.bar() == f64::NEG_INFINITY {
+                self.sample(&lists, best, work, scratch);
+            }
+            let mut size = if sampled { WINDOW } else { FIRST };
+            while self.window(&mut lists, size, unit, best, work, scratch) {
+                size = (2 * size).min(WINDOW);
             }
         });
+    }
+
+    /// Scores rows that are promising, to know from the start what is not enough.
+    fn sample(&self, lists: &[List], best: &mut Best, work: &mut Work, scratch: &mut Scratch) {
+        let Scratch { candidates, .. } = scratch;
+        let Segment { rows, blocks, .. } = self.segment;
+        let wanted = SAMPLE + 2 * best.k;
+        candidates.clear();
+        for list in lists {
+            // Of a long list those blocks that have the largest maxima.
+            let mut ranges: Vec<(usize, usize)> = (list.at / BLOCK..list.end.div_ceil(BLOCK))
+                .map(|block| ((block * BLOCK).max(list.at), (block * BLOCK + BLOCK).min(list.end)))
+                .collect();
+            let few = wanted.div_ceil(BLOCK);
+            if ranges.len() > few {
+                ranges.select_nth_unstable_by(few, |one, other| {
+                    blocks[other.0 / BLOCK].total_cmp(&blocks[one.0 / BLOCK])
+                });
+                ranges.truncate(few);
+            }
+            for (start, end) in ranges {
+                let found = rows[start..end].iter().filter(|row| self.within.holds.is_none_or(|holds| holds(**row)));
+                candidates.extend(found.map(|row| Candidate { row: *row, score: 0.0, bound: 0.0, found: true }));
+            }
+            if candidates.len() >= wanted {
+                break;
+            }
+        }
+        candidates.sort_unstable_by_key(|candidate| candidate.row);
+        candidates.dedup_by_key(|candidate| candidate.row);
+        for list in lists {
+            let mut at = list.at;
+            for candidate in candidates.iter_mut() {
+                at = reach(&rows[..list.end], at, candidate.row);
+                if at < list.end && rows[at] == candidate.row {
+                    candidate.score += list.weight * self.impacts.at(at, candidate.row);
+                }
+            }
+            work.looked_up += candidates.len();
+        }
+        if candidates.len() >= best.k {
+            let (_, worst, _) =
+                candidates.select_nth_unstable_by(best.k - 1, |one, other| other.score.total_cmp(&one.score));
+            // The rows themselves come again, and must find that they are enough.
+            best.floor = f64::from((worst.score as f32).next_down());
+        }
     }
 
     fn bar(&self, best: &Best) -> f64 {
@@ -181,7 +275,15 @@ impl<I: Impacts> Search<'_, I> {
     }
 
     /// Scores the next window; false where there is none.
-    fn window(&self, lists: &mut [List], best: &mut Best, work: &mut Work, scratch: &mut Scratch) -> bool {
+    fn window(
+        &self,
+        lists: &mut [List],
+        size: usize,
+        unit: f64,
+        best: &mut Best,
+        work: &mut Work,
+        scratch: &mut Scratch,
+    ) -> bool {
         let rows = &self.segment.rows;
         let bar = self.bar(best);
         // Terms that are not enough even with all the others behind them do not begin a window.
@@ -193,111 +295,172 @@ impl<I: Impacts> Search<'_, I> {
         let Some(needed) = needed else { return false };
         let next = lists[..=needed].iter().filter(|list| list.at < list.end).map(|list| rows[list.at]).min();
         let Some(base) = next else { return false };
-        let end = base.saturating_add(WINDOW as u32);
-        let mut total = 0.0;
-        for list in lists.iter_mut() {
-            list.at = reach(&rows[..list.end], list.at, base);
-            list.stop = reach(&rows[..list.end], list.at, end);
-            list.bound = if list.at == list.stop {
-                0.0
-            } else if self.positive {
-                let blocks = &self.segment.blocks[list.at / BLOCK..=(list.stop - 1) / BLOCK];
-                let most = blocks.iter().copied().fold(f32::MIN, f32::max);
-                (f64::from(most) * list.scale).min(list.top)
-            } else {
-                f64::INFINITY
-            };
-            total += list.bound;
+        let end = base.saturating_add(size as u32);
+        for (i, list) in lists.iter_mut().enumerate() {
+            // What is behind is mostly looked up, and its maximum here is hardly below that of all.
+            (list.stop, list.bound) = (list.end, if self.positive { list.top } else { f64::INFINITY });
+            if i <= needed {
+                self.enter(list, base, end);
+                if list.at == list.stop {
+                    list.bound = 0.0;
+                } else if self.positive {
+                    let blocks = &self.segment.blocks[list.at / BLOCK..=(list.stop - 1) / BLOCK];
+                    let most = blocks.iter().copied().fold(f32::MIN, f32::max);
+                    list.bound = (f64::from(most) * list.scale).min(list.top);
+                }
+            }
         }
+        let total: f64 = lists.iter().map(|list| list.bound).sum();
         if total > bar {
-            self.sum_window(lists, base, total, best, work, scratch);
+            self.score(lists, needed, base..end, (unit, total), best, work, scratch);
         }
         for list in lists {
-            list.at = list.stop;
+            if list.stop < list.end || rows[list.end - 1] < end {
+                list.at = list.stop;
+            }
         }
         end < u32::MAX
     }
 
-    fn sum_window(
+    /// Finds the postings of a list in a window.
+    fn enter(&self, list: &mut List, base: u32, end: u32) {
+        let rows = &self.segment.rows[..list.end];
+        list.at = reach(rows, list.at, base);
+        list.stop = reach(rows, list.at, end);
+    }
+
+    #[allow(clippy::too_many_arguments)] // all of it is the state of one window
+    fn score(
         &self,
         lists: &mut [List],
-        base: u32,
-        total: f64,
+        needed: usize,
+        window: Range<u32>,
+        (unit, total): (f64, f64),
         best: &mut Best,
         work: &mut Work,
         scratch: &mut Scratch,
     ) {
         let Scratch { sums, candidates, rest } = scratch;
-        let sums: &mut [f64; WINDOW] = sums.as_mut_slice().try_into().expect("the sums have the length of a window");
-        let bar = self.bar(best);
+        let sums: &mut [u16; WINDOW] = sums.as_mut_slice().try_into().expect("the sums have the length of a window");
+        let (bar, base) = (self.bar(best), window.start);
         bounds_behind(lists, rest);
-        let essential = rest.iter().position(|rest| *rest <= bar).unwrap_or(lists.len());
-        let place = |row: u32| (row - base) as usize % WINDOW; // always below it; this tells the compiler
-        let rows = &self.segment.rows;
-        for list in &lists[..essential] {
-            let others = total - list.bound;
-            let mut at = list.at;
-            while at < list.stop {
-                let end = (at / BLOCK * BLOCK + BLOCK).min(list.stop);
-                // A row that needs this block and cannot get enough from it is no answer, whatever else it has.
-                if !self.positive || f64::from(self.segment.blocks[at / BLOCK]) * list.scale + others > bar {
-                    for (position, &row) in (at..end).zip(&rows[at..end]) {
-                        sums[place(row)] += list.weight * self.impacts.at(position, row);
-                    }
-                    work.postings += end - at;
-                }
-                at = end;
+        let mut essential = rest.iter().position(|rest| *rest <= bar).unwrap_or(lists.len());
+        let mut postings = 0;
+        for i in 0..lists.len() {
+            if i > needed {
+                self.enter(&mut lists[i], base, window.end);
             }
+            let length = lists[i].stop - lists[i].at;
+            // A list that is not much longer than those before is added up sooner than their rows are looked up in it.
+            if i >= essential && length > MUCH_LONGER * postings {
+                break;
+            }
+            essential = essential.max(i + 1);
+            postings += length;
+            work.postings += self.add_up(&lists[i], base, total - lists[i].bound, bar, sums);
         }
-        let enough = bar - rest.get(essential).copied().unwrap_or(0.0) * SLACK;
+        let enough = if self.positive { (bar - rest[essential] * SLACK) / unit / SLACK } else { 0.0 };
+        let enough = (enough.max(0.0) as u16).min(u16::MAX - 1); // a sum that has reached the end is enough
+        let positive = self.positive;
+        let bound = |sum: u16| match positive && sum < u16::MAX {
+            true => (f64::from(sum) * unit + rest[essential]) * SLACK,
+            false => f64::INFINITY,
+        };
+        self.collect(&lists[..essential], postings < FEW, base, enough, sums, bound, candidates);
+        if postings < FEW {
+            for list in &lists[..essential] {
+                self.segment.rows[list.at..list.stop].iter().for_each(|row| sums[place(*row, base)] = 0);
+            }
+        } else {
+            sums[..(window.end - base) as usize].fill(0);
+        }
+        self.complete(lists, candidates, rest, best, work);
+    }
+
+    /// Adds up the bounds of a list's postings in the window; returns how many they were.
+    fn add_up(&self, list: &List, base: u32, others: f64, bar: f64, sums: &mut [u16; WINDOW]) -> usize {
+        let Segment { rows, codes, blocks, .. } = self.segment;
+        let mut count = 0;
+        let mut at = list.at;
+        while at < list.stop {
+            let end = (at / BLOCK * BLOCK + BLOCK).min(list.stop);
+            // A row that needs this block and cannot get enough from it is no answer, whatever else it has.
+            if !self.positive || f64::from(blocks[at / BLOCK]) * list.scale + others > bar {
+                for (row, code) in rows[at..end].iter().zip(&codes[at..end]) {
+                    let sum = &mut sums[place(*row, base)];
+                    *sum = sum.saturating_add(list.table[usize::from(*code)]);
+                }
+                count += end - at;
+            }
+            at = end;
+        }
+        count
+    }
+
+    /// Rows of these lists whose sums are above a bound, ascending.
+    #[allow(clippy::too_many_arguments)] // all of it is the state of one window
+    fn collect(
+        &self,
+        lists: &[List],
+        few: bool,
+        base: u32,
+        enough: u16,
+        sums: &[u16; WINDOW],
+        bound: impl Fn(u16) -> f64,
+        candidates: &mut Vec<Candidate>,
+    ) {
         candidates.clear();
-        for list in &lists[..essential] {
-            for &row in &rows[list.at..list.stop] {
-                let score = sums[place(row)];
-                if score > enough && (self.within.holds)(row) {
-                    candidates.push(Candidate { row, score, found: true });
-                }
+        let mut push = |row: u32| {
+            if self.within.holds.is_none_or(|holds| holds(row)) {
+                let bound = bound(sums[place(row, base)]);
+                candidates.push(Candidate { row, score: 0.0, bound, found: false });
             }
-        }
-        for list in &lists[..essential] {
-            for &row in &rows[list.at..list.stop] {
-                sums[place(row)] = 0.0;
+        };
+        if few {
+            for list in lists {
+                let rows = self.segment.rows[list.at..list.stop].iter();
+                rows.filter(|row| sums[place(**row, base)] > enough).for_each(|row| push(*row));
             }
+            if lists.len() > 1 {
+                candidates.sort_unstable_by_key(|candidate| candidate.row);
+                candidates.dedup_by_key(|candidate| candidate.row);
+            }
+            return;
         }
-        candidates.sort_unstable_by_key(|candidate| candidate.row);
-        candidates.dedup_by_key(|candidate| candidate.row);
-        self.complete(lists, essential, candidates, rest, best, work);
-        for candidate in candidates.iter() {
-            best.push(candidate.score, candidate.row);
+        for (part, first) in sums.chunks_exact(32).zip((base..).step_by(32)) {
+            // Without a branch for each, the compiler looks at many at a time.
+            if part.iter().fold(0, |any, sum| any | sum.saturating_sub(enough)) > 0 {
+                (first..).zip(part).filter(|(_, sum)| **sum > enough).for_each(|(row, _)| push(row));
+            }
         }
     }
 
-    /// Adds the terms from number `from` on to the candidates, and drops those that cannot be answers.
-    fn complete(
-        &self,
-        lists: &mut [List],
-        from: usize,
-        candidates: &mut Vec<Candidate>,
-        rest: &[f64],
-        best: &Best,
-        work: &mut Work,
-    ) {
+    /// Scores the candidates exactly, which ascend, and drops those that cannot be answers as soon as that is known.
+    fn complete(&self, lists: &mut [List], candidates: &[Candidate], rest: &[f64], best: &mut Best, work: &mut Work) {
         let rows = &self.segment.rows;
-        let bar = self.bar(best);
-        for (list, behind) in lists[from..].iter_mut().zip(&rest[from..]) {
-            let enough = bar - behind * SLACK;
-            candidates.retain_mut(|candidate| {
-                if candidate.score <= enough {
-                    return false;
-                }
-                list.at = reach(&rows[..list.stop], list.at, candidate.row);
-                if list.at < list.stop && rows[list.at] == candidate.row {
-                    candidate.score += list.weight * self.impacts.at(list.at, candidate.row);
-                    candidate.found = true;
-                }
-                work.looked_up += 1;
-                true
-            });
+        let mut left: Vec<Candidate> = Vec::with_capacity(TOGETHER);
+        for some in candidates.chunks(TOGETHER) {
+            let bar = self.bar(best);
+            left.clear();
+            left.extend(some.iter().filter(|candidate| candidate.bound > bar));
+            for (list, behind) in lists.iter_mut().zip(rest) {
+                let enough = bar - behind * SLACK;
+                left.retain_mut(|candidate| {
+                    if candidate.score <= enough {
+                        return false;
+                    }
+                    list.at = reach(&rows[..list.stop], list.at, candidate.row);
+                    if list.at < list.stop && rows[list.at] == candidate.row {
+                        candidate.score += list.weight * self.impacts.at(list.at, candidate.row);
+                        candidate.found = true;
+                    }
+                    work.looked_up += 1;
+                    true
+                });
+            }
+            for candidate in left.iter().filter(|candidate| candidate.found) {
+                best.push(candidate.score, candidate.row);
+            }
         }
     }
 
@@ -313,13 +476,20 @@ impl<I: Impacts> Search<'_, I> {
         bounds_behind(lists, rest);
         for rows in listed.chunks(1024) {
             candidates.clear();
-            candidates.extend(rows.iter().map(|row| Candidate { row: *row, score: 0.0, found: false }));
-            self.complete(lists, 0, candidates, rest, best, work);
-            for candidate in candidates.iter().filter(|candidate| candidate.found) {
-                best.push(candidate.score, candidate.row);
-            }
+            candidates.extend(rows.iter().map(|row| Candidate {
+                row: *row,
+                score: 0.0,
+                bound: f64::INFINITY,
+                found: false,
+            }));
+            self.complete(lists, candidates, rest, best, work);
         }
     }
+}
+
+/// The place of a row in the window that begins at `base`. It is always below WINDOW; this tells the compiler.
+fn place(row: u32, base: u32) -> usize {
+    (row - base) as usize % WINDOW
 }
 
 /// For every list, what it and those behind it add at the most; and at the end nothing.

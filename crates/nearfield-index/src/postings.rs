@@ -136,6 +136,8 @@ pub(crate) struct Segment {
     pub blocks: Vec<f32>,
     /// The same for every term.
     pub tops: Vec<f32>,
+    /// For every posting its impact in 255ths of the term's largest, rounded up.
+    pub codes: Vec<u8>,
     /// The mean length of documents that the impacts were computed with.
     pub mean: f64,
     removed: Removed,
@@ -159,6 +161,7 @@ impl Segment {
             values,
             blocks: Vec::new(),
             tops: Vec::new(),
+            codes: Vec::new(),
             mean: 0.0,
             removed: Removed::default(),
         }
@@ -212,7 +215,30 @@ impl Segment {
                 }
             },
         );
-        (self.blocks, self.tops, self.mean) = (blocks, tops, mean);
+        let mut codes = vec![0; rows.len()];
+        let mut rest = codes.as_mut_slice();
+        let mut jobs = Vec::new();
+        for first in (0..tops.len()).step_by(1024) {
+            let terms = first..(first + 1024).min(tops.len());
+            let (mine, others) = std::mem::take(&mut rest).split_at_mut(starts[terms.end] - starts[first]);
+            rest = others;
+            jobs.push((terms, mine));
+        }
+        each_job(
+            threads,
+            jobs.into_iter(),
+            || (),
+            |(), (terms, codes)| {
+                let first = starts[terms.start];
+                for term in terms {
+                    let unit = 255.0 / f64::from(tops[term]);
+                    for at in starts[term]..starts[term + 1] {
+                        codes[at - first] = (impact(values.get(at), rows[at]) * unit).ceil() as u8;
+                    }
+                }
+            },
+        );
+        (self.blocks, self.tops, self.codes, self.mean) = (blocks, tops, codes, mean);
     }
 
     /// Place of a term, if any row has it.
@@ -253,7 +279,7 @@ impl Segment {
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
         let numbers = self.terms.capacity() + self.rows.capacity() + self.blocks.capacity() + self.tops.capacity();
-        4 * numbers + self.starts.capacity() * size_of::<usize>() + self.values.bytes()
+        4 * numbers + self.codes.capacity() + self.starts.capacity() * size_of::<usize>() + self.values.bytes()
     }
 
     /// One segment out of several whose rows ascend. Rows get the numbers that `number` says, or stay out.
@@ -375,20 +401,29 @@ fn each_place(terms: &[u32], others: &[u32], mut work: impl FnMut(usize, usize))
     }
 }
 
+/// Numbers that `reach` counts at a time: without a branch for each, which the processor would often guess wrong.
+const LANES: usize = 16;
+
 /// The first place from `from` on whose number is not below `wanted`. Looks near `from` first.
 #[inline]
 pub(crate) fn reach(numbers: &[u32], from: usize, wanted: u32) -> usize {
-    let mut step = 1;
     let mut low = from;
-    while low + step < numbers.len() && numbers[low + step] < wanted {
+    let mut step = LANES;
+    while low + step <= numbers.len() && numbers[low + step - 1] < wanted {
         low += step;
         step *= 2;
     }
-    let high = (low + step + 1).min(numbers.len());
-    if low >= high {
-        return low;
+    // The answer is in the next `step` numbers, or there are fewer than that.
+    let mut high = (low + step).min(numbers.len());
+    while high - low > LANES {
+        let middle = low + (high - low) / 2;
+        if numbers[middle] < wanted {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
     }
-    low + numbers[low..high].partition_point(|number| *number < wanted)
+    low + numbers[low..high].iter().map(|number| usize::from(*number < wanted)).sum::<usize>()
 }
 
 #[cfg(test)]

@@ -144,6 +144,11 @@ impl Sparse {
         self.ids.next()
     }
 
+    /// Which of these ids are there.
+    pub fn contains(&self, ids: &[i64]) -> Vec<bool> {
+        ids.iter().map(|id| self.ids.row(*id).is_some()).collect()
+    }
+
     /// Bytes in memory, but for the ids.
     pub fn bytes(&self) -> usize {
         let segments: usize = self.segments.iter().map(Segment::bytes).sum();
@@ -351,7 +356,8 @@ impl Sparse {
             Some(allowed) => allowed.holds(row),
             None => self.ids.is_live(row as usize),
         };
-        let within = Within { holds: &holds, listed: listed.as_deref() };
+        let all = allowed.is_none() && self.ids.len() == self.ids.rows();
+        let within = Within { holds: if all { None } else { Some(&holds) }, listed: listed.as_deref() };
         let jobs = answers.ids.chunks_mut(request.k).zip(answers.scores.chunks_mut(request.k)).enumerate();
         let (jobs, total) = (Mutex::new(jobs), Mutex::new(Work::default()));
         let stop = AtomicBool::new(false);

@@ -103,6 +103,11 @@ impl Analyzer {
         if self.stop_words.contains(plain.as_ref()) {
             return None;
         }
+        // English stems know no accents.
+        let plain = match self.name {
+            Some("english") if !plain.is_ascii() => Cow::Owned(folded(&plain)),
+            _ => plain,
+        };
         let stem = match &self.stemmer {
             Some(stemmer) => match stemmer.stem(&plain) {
                 Cow::Owned(stem) if !stem.is_empty() => Cow::Owned(stem),
@@ -286,6 +291,7 @@ mod tests {
     #[test]
     fn words_of_a_language_meet_in_their_stem() {
         assert_eq!(terms(Some("english"), "The cats' running, the cat’s runs!"), ["cat", "run", "cat", "run"]);
+        assert_eq!(terms(Some("english"), "Nîmes"), terms(Some("english"), "nimes"));
         assert_eq!(terms(Some("french"), "L'homme et les hommes"), terms(Some("french"), "HOMME homme"));
         assert_eq!(terms(Some("spanish"), "naciones"), terms(Some("spanish"), "Nación"));
         assert_eq!(terms(Some("german"), "die Häuser"), terms(Some("german"), "haus"));

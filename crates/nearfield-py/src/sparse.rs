@@ -137,6 +137,11 @@ impl SparseIndex {
         Ok(added.into_pyarray(py))
     }
 
+    fn contains<'py>(&self, py: Python<'py>, ids: PyReadonlyArray1<'py, i64>) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        let ids = ids.as_slice()?;
+        Ok(self.read(py, |index| index.contains(ids)).into_pyarray(py))
+    }
+
     fn remove(&self, py: Python<'_>, ids: PyReadonlyArray1<'_, i64>, threads: usize) -> PyResult<usize> {
         let ids = ids.as_slice()?;
         self.write(py, |index| index.remove(ids, threads)).map_err(raised)
@@ -167,6 +172,14 @@ impl SparseIndex {
         let starts = starts(&rows)?;
         let vectors = Vectors { starts: &starts, places: rows.1.as_slice()?, values: rows.2.as_slice()? };
         self.found(py, Queries::Vectors(vectors), starts.len() - 1, k, allow, threads)
+    }
+
+    /// What the words of a text are searched by.
+    fn terms(&self, py: Python<'_>, text: PyBackedStr) -> Vec<String> {
+        self.read(py, |index| {
+            let analyzer = index.analyzer();
+            analyzer.words(&text).filter_map(|(_, word)| Some(analyzer.term(word)?.into_owned())).collect()
+        })
     }
 
     /// Places of the query's words in a text, in characters.

@@ -1,0 +1,141 @@
+"""The danger: a keyword index that has not heard of what happened to the records, or heard it twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nearfield as nf
+from nearfield import live
+from nearfield.live import consistent
+from nearfield.live_text import LiveText
+
+WORDS = ["ant", "bee", "cat", "dog"]
+texts = st.one_of(st.none(), st.lists(st.sampled_from(WORDS), max_size=5).map(" ".join))
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "upsert", "update", "metadata", "vector", "delete", "compact", "search", "other"]),
+        st.integers(0, 9),
+        texts,
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
+def answers(collection: nf.Collection, text: LiveText, query: str) -> dict[str, float]:
+    """The scores of all answers, by id."""
+
+    origin, name = collection._state().origin, collection.name
+
+    def work(transaction: object) -> dict[str, float]:
+        state = transaction.state(origin, name)  # type: ignore[attr-defined]
+        rows, scores, report = text.search(transaction, state, [query], max(1, state.live))  # type: ignore[arg-type]
+        assert report.exact
+        found = dict(zip(rows[0].tolist(), scores[0].tolist(), strict=True))
+        records = transaction.records(state.id, [row for row in found if row >= 0])  # type: ignore[attr-defined]
+        return {records[row].id: score for row, score in found.items() if row >= 0}
+
+    return consistent(collection._store, text.gate, work)
+
+
+def expected(collection: nf.Collection, query: str) -> dict[str, float]:
+    """The same of an index built just now."""
+    records = [record for record in collection.get() if record.document is not None]
+    index = nf.SparseIndex()
+    index.add([record.document for record in records])
+    ids, scores = index.search(query, max(1, len(records)))
+    return {records[i].id: score for i, score in zip(ids.tolist(), scores.tolist(), strict=True) if i >= 0}
+
+
+def step(collection: nf.Collection, what: str, number: int, text: str | None) -> None:
+    id, vector = f"r{number}", np.full((1, 2), number, np.float32)
+    there = bool(collection.count()) and id in {record.id for record in collection.get()}
+    if (what == "add" and not there) or what == "upsert":
+        collection.upsert(documents=[text], ids=[id], embeddings=vector)
+    elif what == "update" and there and text is not None:
+        collection.update(id, documents=[text])
+    elif what == "metadata" and there:
+        collection.update(id, metadatas=[{"n": number}])
+    elif what == "vector" and there:
+        collection.update(id, embeddings=vector + 1)
+    elif what == "delete":
+        collection.delete(id)
+    elif what == "compact":
+        collection.compact()
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps)
+def test_answers_are_those_of_an_index_built_of_the_documents_of_now(
+    changes: list[tuple[str, int, str | None]],
+) -> None:
+    with nf.open() as db:
+        collection = db.collection("c", embedder=None, dimension=2)
+        text = LiveText(collection._store)
+        for what, number, document in changes:
+            if what == "search":
+                assert answers(collection, text, "cat dog") == expected(collection, "cat dog")
+            step(collection, what, number, document)
+        for query in ("cat", "ant bee dogs"):
+            assert answers(collection, text, query) == expected(collection, query)
+
+
+def filled(db: nf.Database) -> nf.Collection:
+    collection = db.collection("c", embedder=None, dimension=2)
+    collection.add(
+        documents=["a cat", "two dogs", "cats and dogs", None],
+        ids=list("abcd"),
+        embeddings=np.ones((4, 2), np.float32),
+    )
+    return collection
+
+
+def test_a_published_index_is_read_by_the_next_process_and_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_WORTH_PUBLISHING", 1)
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = filled(db)
+        text = LiveText(collection._store)
+        assert not text.publish()  # nothing was searched yet
+        answers(collection, text, "cat")
+        assert text.publish()
+        assert not text.publish()  # nothing has changed
+        collection.delete("a")
+        collection.update("d", documents=["a third cat"])
+        collection.update("b", metadatas=[{"x": 1}])
+        collection.add(documents=["catty"], ids=["e"], embeddings=np.ones((1, 2), np.float32))
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        loaded: list[Path] = []
+        text = LiveText(collection._store)
+        read = text.loaded
+        monkeypatch.setattr(text, "loaded", lambda path, state: loaded.append(path) or read(path, state))
+        assert answers(collection, text, "cat dog") == expected(collection, "cat dog")
+        assert len(loaded) == 1
+        assert text.highlights("Cats!", "cat") == [(0, 4)]
+
+
+def test_a_damaged_published_index_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_WORTH_PUBLISHING", 1)
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = filled(db)
+        text = LiveText(collection._store)
+        answers(collection, text, "cat")
+        assert text.publish()
+    (path,) = (tmp_path / "x.nf").glob("indexes/**/text*")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        with pytest.warns(UserWarning, match="made again"):
+            assert answers(collection, LiveText(collection._store), "cat") == expected(collection, "cat")
+    with nf.open(tmp_path / "x.nf") as db:  # it is forgotten: nobody is warned twice
+        collection = db.collection("c", embedder=None)
+        assert answers(collection, LiveText(collection._store), "cat") == expected(collection, "cat")
