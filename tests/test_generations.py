@@ -268,3 +268,22 @@ def test_a_search_that_was_overtaken_takes_a_new_view(tmp_path: Path, monkeypatc
         assert len(hits) == 10
         assert len(set(hits.ids)) == 10
         overtaken[-1].join()
+
+
+def test_a_compaction_publishes_the_index_of_what_it_made(
+    tmp_path: Path, graphs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or every process would have to build it again."""
+    made = vectors(60)
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        collection.add(ids=[str(i) for i in range(60)], embeddings=made)
+        collection.search(made[0])
+        collection.delete([str(i) for i in range(20)])
+        wanted = collection.search(made[30], k=40).ids
+        collection.compact()
+        assert indexes(tmp_path / "x.nf") == ["hnsw-000002.nfi"]
+        monkeypatch.setattr(transaction.Transaction, "vectors", None)  # not needed
+        assert collection.search(made[30], k=40).ids == wanted
+    with nf.open(tmp_path / "x.nf") as db:
+        assert db.collection("c", embedder=None).search(made[30], k=40).ids == wanted

@@ -10,6 +10,7 @@ from nearfield import compaction, filters, inputs
 from nearfield.derived import Derived
 from nearfield.encoding import Encoder
 from nearfield.fields import F
+from nearfield.live import index_ahead
 from nearfield.reading import Reader
 from nearfield.searching import Request, Searcher, SearchOptions
 from nearfield.store import Store
@@ -198,7 +199,7 @@ class Collection(Verbs):
             Locked: another process is compacting or repairing this database, and has been for 30 seconds.
             Corrupt: the collection is damaged; it was left as it is.
         """
-        return compaction.compact(self._store, self._id, self._name)
+        return compaction.compact(self._store, self._id, self._name, before=index_ahead(self._store))
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

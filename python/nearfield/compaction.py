@@ -69,11 +69,11 @@ def compact(
         return worth
 
 
-def compact_if_due(store: Store, state: State) -> None:
+def compact_if_due(store: Store, state: State, before: Callable[[Transaction, State], None] | None = None) -> None:
     """Compact in the background once more rows are dead than alive, and enough of them to matter."""
     dead = state.next_row - state.live
     if dead >= DUE_ROWS and dead > state.live:
-        store.in_background(lambda: _forgiving(lambda: compact(store, state.origin, state.name, wait=0)))
+        store.in_background(lambda: _forgiving(lambda: compact(store, state.origin, state.name, wait=0, before=before)))
 
 
 def _forgiving(work: Callable[[], object]) -> None:
@@ -134,7 +134,7 @@ def _worth(transaction: Transaction, state: State) -> bool:
     if state.dimension is None:
         return False
     files = len(transaction.segments(state))
-    return state.live < state.next_row or files > 1 + 4 * state.live * state.dimension // SEGMENT_BYTES
+    return state.live < state.next_row or files > 2 + 4 * state.live * state.dimension // SEGMENT_BYTES
 
 
 class _Copy:
@@ -154,14 +154,14 @@ class _Copy:
 
     def run(self, before: Callable[[Transaction, State], None] | None) -> None:
         try:
-            self._catch_up()
+            self._catch_up(_FEW if before is None else 0)
             if before is not None:
                 with self._store.writing() as transaction:
                     self._seal(transaction)
                     self._target = transaction.settle(self._target.id)
                 with self._store.reading() as transaction:
                     before(transaction, self._target)
-                self._catch_up()
+                self._catch_up(_FEW)
             with self._store.writing() as transaction:
                 state = self._state(transaction)
                 self._follow(transaction, state)
@@ -177,12 +177,12 @@ class _Copy:
             raise
         sweep(self._store)
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, few: int) -> None:
         """Copy until little is left; others who write faster than this copies may leave more, after so many tries."""
         with self._store.reading() as transaction:
             goal = self._state(transaction).next_row
         tries = 0
-        while self._step() > _FEW and tries < _TRIES:
+        while self._step() > few and tries < _TRIES:
             tries += self._next >= goal
 
     def _step(self) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from nearfield.catalog import HIDDEN
 from nearfield.errors import Corrupt, NearfieldError, StorageError
 from nearfield.index import Index
 from nearfield.store import Store
@@ -257,3 +258,19 @@ class LiveIndex(Published[Index]):
                 "`nearfield verify` says what is damaged"
             )
         return thing
+
+
+def index_ahead(store: Store) -> Callable[[Transaction, State], None]:
+    """For `compaction.compact`: publishes the index of a copy before it takes the collection's place, if the collection
+    has one published. Then nobody has to wait for it to be made.
+    """
+
+    def publish(transaction: Transaction, copy: State) -> None:
+        state = transaction.find(copy.name.partition(HIDDEN)[0])
+        if state is not None and transaction.newest(state, LiveIndex.kind) is not None:
+            index = LiveIndex(store)
+            with index.at(transaction, copy):
+                pass
+            index.publish()
+
+    return publish

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from nearfield import schema, segments
-from nearfield.errors import Closed, Corrupt, InvalidInput, Locked, NotADatabase, NotFound, ReadOnly
+from nearfield.errors import Closed, Corrupt, InvalidInput, Locked, NotADatabase, ReadOnly
 from nearfield.maintenance import MaintenanceLock
 from nearfield.schema import CATALOG, Durability, translated
 from nearfield.transaction import Generation, State, Transaction
@@ -175,14 +175,11 @@ class Store:
                 segments.make_folder(folder)
                 number = segments.next_number(folder, kind)
                 path = segments.put(folder / segments.index_name(kind, number), write)
-            try:
-                with self.writing() as transaction:
-                    current = transaction.state(state.origin, state.name)
-                    fits = (current.id, current.name) == (state.id, state.name)
-                    if fits:
-                        transaction.register(state, kind, number, next_row, seq)
-            except NotFound:
-                fits = False
+            with self.writing() as transaction:
+                current = transaction.by_id(state.id)
+                fits = current is not None and current.name == state.name
+                if fits:
+                    transaction.register(state, kind, number, next_row, seq)
             if not fits:
                 path.unlink(missing_ok=True)
             self.remove_orphans()

@@ -10,7 +10,7 @@ from nearfield import compaction, filters, inputs
 from nearfield.columns import LiveColumns
 from nearfield.encoding import Encoder
 from nearfield.errors import AlreadyExists, EmbedderMismatch, InvalidInput
-from nearfield.live import Version
+from nearfield.live import Version, index_ahead
 from nearfield.reading import Reader, existing
 from nearfield.store import Store
 from nearfield.transaction import State, Stored, Transaction, mismatch_message, taken_message
@@ -60,7 +60,7 @@ class Writer:
             json_fields = ["{}"] * count if fields is None else [field or "{}" for field in fields]
             transaction.append(state, names, texts or [None] * count, json_fields, vectors)
             state = transaction.state(self._origin, self._name)
-        compaction.compact_if_due(self._store, state)
+        compaction.compact_if_due(self._store, state, index_ahead(self._store))
         return names
 
     def update(self, ids: Any, documents: Any, embeddings: Any, metadatas: Any) -> None:
@@ -102,7 +102,7 @@ class Writer:
                 _, ids_, metadatas_, documents_ = zip(*(new[at] for at in moved), strict=True)
                 transaction.append(state, ids_, documents_, metadatas_, vectors)
             state = transaction.state(self._origin, self._name)
-        compaction.compact_if_due(self._store, state)
+        compaction.compact_if_due(self._store, state, index_ahead(self._store))
 
     def delete(self, ids: Any, where: Where | None, where_document: Where | None) -> int:
         """`Collection.delete`."""
@@ -128,7 +128,7 @@ class Writer:
                     transaction.bury(state, rows)
                     state = transaction.state(self._origin, self._name)
                 break
-        compaction.compact_if_due(self._store, state)
+        compaction.compact_if_due(self._store, state, index_ahead(self._store))
         return len(rows)
 
     def adopt(self, identity: str) -> None:
