@@ -430,3 +430,54 @@ def test_in_a_terminal_the_demonstration_lets_you_ask(notes: Path, tmp_path: Pat
     assert process.wait(60) == 0
     assert b"Ask something yourself" in seen
     assert seen.count(b"by meaning") == 4
+
+
+# Search by words, and evaluation
+
+
+def test_search_by_words_by_meaning_and_by_both(run: Run, notes: Path) -> None:
+    run("index", "notes")
+    found = {}
+    for mode in ("dense", "lexical", "hybrid"):
+        found[mode] = json.loads(run("search", "an exchange of pets", "--mode", mode, "--json").out)["hits"]
+    assert [hit["document"][:6] for hit in found["lexical"]] == ["Shares"]
+    assert len(found["dense"]) == len(found["hybrid"]) == 3
+    assert set(found["hybrid"][0]["scores"]) >= {"dense", "fused"}
+    start, end = found["lexical"][0]["highlights"][0]
+    assert found["lexical"][0]["document"][start:end] == "exchange"
+    assert len(json.loads(run("search", "pets", "--group-by", "source", "--json").out)["hits"]) == 2
+    ended = run("search", "pets", "--mode", "psychic")
+    assert (ended.code, ended.out) == (1, "")
+    assert "unknown mode 'psychic'" in ended.err
+
+
+def test_evaluation_of_a_folder_and_of_ones_own_collection(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    (folder / "qrels").mkdir(parents=True)
+    texts = {"cat": "The cat sat on the mat.", "stocks": "Stocks fell sharply."}
+    (folder / "corpus.jsonl").write_text("\n".join(json.dumps({"_id": id, "text": texts[id]}) for id in texts))
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "a feline"}\n{"_id": "q2", "text": "crash"}')
+    (folder / "qrels" / "test.tsv").write_text("q1\tcat\t1\nq2\tstocks\t0\n")
+    ended = run("eval", folder, "--json", "--mode", "dense", "-k", "1", "-k", "2", "--db", "kept.nf")
+    assert (ended.code, ended.err) == (0, "")
+    answer = json.loads(ended.out)
+    assert (answer["name"], answer["queries"], answer["skipped"], answer["records"]) == ("tiny", 1, 1, 2)
+    assert answer["systems"]["dense"]["recall@1"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    assert {key.split("@")[1] for key in answer["systems"]["dense"]} == {"1", "2"}
+    assert contents(Path("kept.nf"), "tiny") == texts
+    (folder / "corpus.jsonl").unlink()
+    shown = run("eval", folder, "--db", "kept.nf", "--collection", "tiny")
+    assert shown.code == 0
+    for word in ("dense", "lexical", "hybrid", "ndcg@10", "1 query, 1 without a relevant document; 2 records"):
+        assert word in shown.out
+    for words, code, said in (
+        (("eval", folder), 1, "corpus.jsonl"),
+        (("eval", folder, "--collection", "tiny"), 2, "--db"),
+        (("eval", folder, "--db", "none.nf", "--collection", "tiny"), 1, "no database"),
+        (("eval", folder, "--db", "kept.nf", "--collection", "other"), 1, "no collection 'other'"),
+        (("eval", tmp_path / "nowhere"), 1, "qrels"),
+    ):
+        ended = run(*words)
+        assert ended.code == code
+        assert said in ended.err
+    assert not Path("none.nf").exists()

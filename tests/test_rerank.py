@@ -156,9 +156,11 @@ def test_an_onnx_model_reads_query_and_text_together(tmp_path: Path, outputs: in
     np.testing.assert_array_equal(model("two words", texts), np.broadcast_to(wanted, counts.shape))
 
 
-def test_a_long_text_is_cut_and_the_query_is_not(tmp_path: Path) -> None:
-    model = OnnxCrossEncoder(cross_encoder(tmp_path, 1), max_tokens=10)
-    assert model("two words", ["w " * 100]).tolist() == [10]
+def test_a_long_text_is_cut_and_so_is_a_long_query(tmp_path: Path) -> None:
+    model = OnnxCrossEncoder(cross_encoder(tmp_path, 2), max_tokens=10)
+    # Ten tokens in all; the second logit counts those of the text and its mark.
+    assert model("two words", ["w " * 100]).tolist() == [-4]
+    assert model("w " * 100, ["two words"]).tolist() == [-7]
 
 
 def test_a_model_that_is_not_there_or_damaged(tmp_path: Path) -> None:

@@ -345,8 +345,8 @@ class Collection(Verbs):
             query: a text or a vector of shape (dimension,); or a list of texts, or an array (q, dimension).
             k: how many answers; fewer come back only when fewer records match.
             where, where_document: only records that match these, see `docs/filters.md`.
-            min_score: leave out answers with a lower score.
-            mode: "dense", by the vectors.
+            min_score: leave out answers whose `Hit.score` is lower.
+            mode: "dense", by the vectors; "lexical", by the words (BM25); "hybrid", by both.
             fusion: how a hybrid search makes one ranking of two: "rrf", "weighted", or see `nearfield.fuse`.
             negative: texts or vectors that answers should be unlike; see `nearfield.fuse.blend`.
             combine: take several queries as one: "mean", by the mean of their vectors; "max", a record counts by the

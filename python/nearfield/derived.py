@@ -6,11 +6,12 @@ import threading
 
 from nearfield.columns import LiveColumns
 from nearfield.live import LiveIndex
+from nearfield.live_text import LiveText
 from nearfield.store import Store
 
 
 class Derived:
-    """An index of the vectors and columns of the metadata, for all handles of a collection.
+    """An index of the vectors, one of the words, and columns of the metadata, for all handles of a collection.
 
     They are used together, so they have one gate: see `live.consistent`.
     """
@@ -19,3 +20,4 @@ class Derived:
         self.gate = threading.RLock()
         self.index = LiveIndex(store, self.gate)
         self.columns = LiveColumns(store, self.gate)
+        self.text = LiveText(store, self.gate)

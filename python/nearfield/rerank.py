@@ -95,7 +95,7 @@ class OnnxCrossEncoder:
             self._session = runtime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # neither package has a public tree of errors
             raise Corrupt(f"{place} does not hold a cross-encoder that can be run: {error}") from error
-        self._tokenizer.enable_truncation(max_tokens, strategy="only_second")
+        self._tokenizer.enable_truncation(max_tokens)  # of the longer of the two
         self._tokenizer.no_padding()
         self._inputs = {one.name: np.int32 if "int32" in one.type else np.int64 for one in self._session.get_inputs()}
 

@@ -30,7 +30,7 @@ from nearfield.types import Hit, Hits, Report, Where
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MODES = {"dense": ("dense",)}
+MODES = {"dense": ("dense",), "lexical": ("lexical",), "hybrid": ("dense", "lexical")}
 COMBINATIONS = ("mean", "max")
 _CANDIDATES = 100
 
@@ -168,6 +168,7 @@ class Searcher:
         self._store = store
         self._live = derived.index
         self._columns = derived.columns
+        self._text = derived.text
         self._encoder = encoder
         self._id = state.origin
         self._name = state.name
@@ -213,6 +214,10 @@ class Searcher:
             raise InvalidInput(f"combine={request.combine!r} needs at least one query, got none")
         if request.reranker is not None and not texts:
             raise InvalidInput("rerank compares texts, and the query has none: give a text, or leave rerank out")
+        if "lexical" in request.legs and not texts and vectors is not None and len(vectors):
+            raise InvalidInput("a vector has no words to search for: give a text, or search with mode='dense'")
+        if request.legs == ("lexical",) and request.negative is not None:
+            raise InvalidInput("negative examples move a vector, and mode='lexical' has none: use 'dense' or 'hybrid'")
 
     def _blended(
         self, vectors: NDArray[np.float32], negative: NDArray[np.float32] | None, combine: str | None
@@ -281,7 +286,7 @@ class Searcher:
     ) -> Found:
         state = transaction.state(self._id, self._name)
         asked = [question.vectors for question in questions if question.vectors is not None]
-        if state.live == 0 or not asked:
+        if state.live == 0 or not (asked or request.legs == ("lexical",)):
             empty = [Ranking(np.empty(0, dtype=np.int64), np.empty(0)) for _ in questions]
             return Found(empty, [{} for _ in questions], [True] * len(questions), {}, {}, _nothing(len(questions)))
         options: dict[str, Any] = {}
@@ -291,17 +296,21 @@ class Searcher:
         hidden = list(transaction.rows_of(state.id, excluded).values()) if excluded else []
         k = max(1, min(depth + len(hidden), state.live))
         legs: list[dict[str, Ranking]] = [{} for _ in questions]
-        rows, scores, report = self._live.search(
-            transaction,
-            state,
-            np.concatenate(asked) if len(asked) > 1 else asked[0],
-            k,
-            recall=request.recall,
-            exact=request.exact,
-            **options,
-        )
-        _sort_in(legs, "dense", questions, rows, scores, depth, hidden)
-        clock.lap("dense")
+        reports = []
+        if "dense" in request.legs:
+            matrix = np.concatenate(asked) if len(asked) > 1 else asked[0]
+            rows, scores, report = self._live.search(
+                transaction, state, matrix, k, recall=request.recall, exact=request.exact, **options
+            )
+            _sort_in(legs, "dense", [len(one) for one in asked], rows, scores, depth, hidden)
+            reports.append(report)
+            clock.lap("dense")
+        if "lexical" in request.legs:
+            texts = [text for question in questions for text in question.texts]
+            rows, scores, report = self._text.search(transaction, state, texts, k, **options)
+            _sort_in(legs, "lexical", [len(question.texts) for question in questions], rows, scores, depth, hidden)
+            reports.append(report)
+            clock.lap("lexical")
         keep = request.kept if request.group_by is None else depth
         rankings = [_one(request.fusion, of, keep) for of in legs]
         clock.lap("fuse")
@@ -327,7 +336,7 @@ class Searcher:
         drawn = "embeddings" in request.include or request.diversity > 0
         vectors = dict(zip(union, transaction.vectors_of(state, union), strict=True)) if drawn else {}
         clock.lap("fetch")
-        return Found(rankings, legs, complete, records, vectors, report)
+        return Found(rankings, legs, complete, records, vectors, _together(reports))
 
     # -- what is answered -------------------------------------------------------------------------------------------
 
@@ -353,15 +362,18 @@ class Searcher:
             parts["fused"] = first
         if request.reranker is not None:
             parts["rerank"] = ranked
-        return self._hits(found, _first(request.k, ranked), parts, request)
+        return self._hits(found, _first(request.k, ranked), parts, text, request)
 
-    def _hits(self, found: Found, ranked: Ranking, parts: dict[str, Ranking], request: Request) -> list[Hit]:
+    def _hits(
+        self, found: Found, ranked: Ranking, parts: dict[str, Ranking], text: str | None, request: Request
+    ) -> list[Hit]:
         cosine = self._metric == "cosine" and list(parts) == ["dense"]
         alone, said = next(iter(parts), ""), []
         if len(parts) > 1:
             said = [
                 (name, dict(zip(one.keys.tolist(), one.scores.tolist(), strict=True))) for name, one in parts.items()
             ]
+        words = text if "lexical" in request.legs and "documents" in request.include else None
         told, meant, drawn = (part in request.include for part in ("documents", "metadatas", "embeddings"))
         hits = []
         for row, score in zip(ranked.keys.tolist(), ranked.scores.tolist(), strict=True):
@@ -375,6 +387,7 @@ class Searcher:
                     json.loads(record.metadata) if meant else {},
                     found.vectors[row] if drawn else None,
                     {name: scores[row] for name, scores in said if row in scores} if said else {alone: score},
+                    tuple(self._text.highlights(record.document, words)) if words and record.document else (),
                 )
             )
         return hits
@@ -384,21 +397,32 @@ def _nothing(queries: int) -> Report:
     return Report("empty", True, queries, 0, 0, 0, 0, 0.0)
 
 
+def _together(reports: list[Report]) -> Report:
+    """One report of all legs."""
+    if len(reports) == 1:
+        return reports[0]
+    sums = {
+        name: sum(getattr(one, name) for one in reports)
+        for name in ("rows_scanned", "rows_reread", "bytes_read", "milliseconds", "hops")
+    }
+    kind = " + ".join(one.kind for one in reports)
+    return replace(reports[0], kind=kind, exact=all(one.exact for one in reports), **sums)
+
+
 def _sort_in(
     legs: list[dict[str, Ranking]],
     name: str,
-    questions: list[Question],
+    counts: list[int],
     rows: NDArray[np.int64],
     scores: NDArray[np.float32],
     depth: int,
     hidden: list[int],
 ) -> None:
-    """Give each question the lines of a batch's answer that are its own."""
+    """Give each question as many lines of a batch's answer as are its own."""
     good = (rows >= 0) & ~np.isin(rows, hidden) if hidden else rows >= 0
     whole, wide = bool(good.all()), scores.astype(np.float64)
     start = 0
-    for at, question in enumerate(questions):
-        count = len(question.vectors) if name == "dense" and question.vectors is not None else len(question.texts)
+    for at, count in enumerate(counts):
         lines = [
             Ranking(rows[line], wide[line]) if whole else Ranking(rows[line][good[line]], wide[line][good[line]])
             for line in range(start, start + count)

@@ -95,14 +95,22 @@ def search(
     collection: Name = "docs",
     k: Annotated[int, typer.Option("-k", min=1, help="How many answers.")] = 5,
     where: Where = None,
+    mode: Annotated[str, typer.Option(help="By meaning (dense), by words (lexical), or by both (hybrid).")] = "dense",
     min_score: Annotated[float | None, typer.Option(help="Leave out answers that score lower.")] = None,
+    group_by: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="At most one answer for each value of this, such as source.")
+    ] = None,
+    diversity: Annotated[
+        float, typer.Option(min=0, max=1, help="Prefer answers that differ from one another: 0.3, say.")
+    ] = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Find the passages nearest in meaning to a query."""
+    """Find passages by meaning, by words, or by both."""
     condition = parsed_where(where)
     with existing(db) as database:
         docs = known(database, collection)
-        hits = docs.search(query, k=k, where=condition, min_score=min_score)
+        options: dict[str, Any] = {"where": condition, "mode": mode, "min_score": min_score}
+        hits = docs.search(query, k=k, group_by=group_by, diversity=diversity, **options)
     if as_json:
         answers = [{"rank": rank, **hit.to_dict()} for rank, hit in enumerate(hits, 1)]
         screen.print_json({"query": query, "collection": collection, "hits": answers})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,6 +60,8 @@ def hits_table(hits: Iterable[Hit]) -> Table:
     table.add_column("passage, source", overflow="fold")
     for rank, hit in enumerate(hits, 1):
         passage = Text(plain(hit.document or "", 240), overflow="fold")
+        if words := {re.escape(hit.document[start:end]) for start, end in hit.highlights if hit.document}:
+            passage.highlight_regex(rf"\b({'|'.join(sorted(words))})\b", style="bold")
         passage.append(("\n" if hit.document else "") + place(hit), style="cyan")
         table.add_row(str(rank), f"{hit.score:.3f}", passage)
     return table
