@@ -20,6 +20,25 @@ SAYS = {
     ],
     "semantic_search.py": ["107 passages", "Animals at home", "The telephone: Alexander", "1608  The telescope"],
     "vectors_only.py": ["nearest: [42,", "exact: True", "9999 vectors after a removal; 42 is gone: True"],
+    "keyword_and_semantic.py": [
+        "lexical  seal  **Part** **8030**-**417**",
+        "dense    belt",
+        "lexical  (nothing)",
+        "hybrid   limp",
+        "lexical  e21",
+    ],
+    "vector_arithmetic.py": ["king - man + woman = queen", "Paris - France + Italy = Rome", "by hand: queen"],
+    "recommendations.py": [
+        "like Orbit: Red Dust, Signal",
+        "like Orbit, not seen: Red Dust",
+        "one of each genre: Orbit, Kitchen Wars",
+    ],
+    "comparing_models.py": ["MiniLM is better", "no chance", "lexical", "hybrid"],
+    "product_search.py": [
+        "rainy day: Rain jacket",
+        "jogging: Running shoes, light and soft (99)",
+        "violin lessons: nothing found",
+    ],
     "persistence.py": [
         "kept: 3 notes",
         "plumbing: tap",
