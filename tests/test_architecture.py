@@ -46,6 +46,7 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         "encoding",
         "reading",
         "writing",
+        "request",
         "searching",
         "verbs",
         "collection",

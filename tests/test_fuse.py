@@ -110,6 +110,19 @@ def test_king_minus_man_plus_woman() -> None:
     assert fuse.blend(np.zeros((1, 2), dtype="f4"), None, unit=True).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+def test_similarities_follow_their_definitions(metric: str) -> None:
+    random = np.random.default_rng(3)
+    queries, vectors = random.standard_normal((3, 5)), random.standard_normal((4, 5)).astype(np.float32)
+    vectors[2] = 0
+    found = fuse.similarity(queries, vectors, metric)
+    for i, q in enumerate(queries.tolist()):
+        for j, v in enumerate(vectors.tolist()):
+            dot, lengths = sum(a * b for a, b in zip(q, v, strict=True)), math.hypot(*q) * math.hypot(*v)
+            wanted = {"dot": dot, "cosine": dot / lengths if lengths else 0.0, "l2": -math.dist(q, v)}[metric]
+            assert found[i, j] == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

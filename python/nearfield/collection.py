@@ -12,7 +12,8 @@ from nearfield.encoding import Encoder
 from nearfield.fields import F
 from nearfield.live import index_ahead
 from nearfield.reading import Reader
-from nearfield.searching import Request, Searcher, SearchOptions
+from nearfield.request import Request, SearchOptions
+from nearfield.searching import Searcher
 from nearfield.store import Store
 from nearfield.transaction import State
 from nearfield.types import Hits, Metadata, Metric, OrderBy, Record, Scalar, Where

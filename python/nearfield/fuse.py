@@ -198,6 +198,26 @@ def blend(positive: NDArray[np.float32], negative: NDArray[np.float32] | None, *
     return whole.astype(np.float32)
 
 
+def similarity(queries: NDArray[Any], vectors: NDArray[Any], metric: str) -> NDArray[np.float64]:
+    """The scores of a dense search, by their definition: float64, shape (queries, vectors).
+
+    Example:
+        >>> similarity(np.array([[1.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 0.0]]), "cosine").tolist()
+        [[0.6, 0.0]]
+    """
+    asked, there = queries.astype(np.float64), vectors.astype(np.float64)
+    scores: NDArray[np.float64] = asked @ there.T
+    if metric == "dot":
+        return scores
+    squares = np.einsum("ij,ij->i", asked, asked)[:, None], np.einsum("ij,ij->i", there, there)
+    if metric == "l2":
+        distances: NDArray[np.float64] = np.sqrt(np.maximum(squares[0] + squares[1] - 2 * scores, 0.0))
+        return -distances
+    lengths = np.sqrt(squares[0]) * np.sqrt(squares[1])
+    cosines: NDArray[np.float64] = np.divide(scores, lengths, out=np.zeros_like(scores), where=lengths > 0)
+    return cosines
+
+
 def _mean(vectors: NDArray[np.float32], unit: bool) -> NDArray[np.float64]:
     wide = vectors.astype(np.float64)
     if unit:

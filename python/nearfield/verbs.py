@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from nearfield.searching import SearchOptions
+from nearfield.request import SearchOptions
 
 if TYPE_CHECKING:
     from nearfield.answers import Answer, AnswerStream

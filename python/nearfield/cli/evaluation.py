@@ -13,7 +13,7 @@ from nearfield.cli.indexing import open_for_text
 from nearfield.cli.options import Json, app, existing, known
 from nearfield.database import open as open_database
 from nearfield.evaluate import Evaluation, evaluate, load_judged
-from nearfield.searching import MODES
+from nearfield.request import MODES
 
 
 @app.command(name="eval")

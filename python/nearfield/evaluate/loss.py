@@ -13,6 +13,7 @@ from nearfield.collection import Collection
 from nearfield.errors import InvalidInput
 from nearfield.evaluate.metrics import ndcg
 from nearfield.evaluate.retrieval import judged_queries
+from nearfield.fuse import similarity
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -96,7 +97,7 @@ def _scanned(
     """The ids of the k best for each query, by a float64 scan; equal scores by age."""
     best: list[list[tuple[float, int, str]]] = [[] for _ in queries]
     for first, ids, vectors in _pages(collection, full):
-        scores = _scores(queries, vectors, collection.metric)
+        scores = similarity(queries, vectors, collection.metric)
         for line, kept in zip(scores, best, strict=True):
             top = np.argsort(-line, kind="stable")[:k]
             kept += [(-float(line[at]), first + int(at), ids[at]) for at in top]
@@ -119,17 +120,3 @@ def _pages(
         else:
             rows = [np.asarray(full[id]) for id in ids]
         yield first, ids, np.asarray(rows, dtype=np.float64)
-
-
-def _scores(queries: NDArray[np.float64], vectors: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
-    scores: NDArray[np.float64] = queries @ vectors.T
-    if metric == "dot":
-        return scores
-    squares = np.einsum("ij,ij->i", vectors, vectors)
-    if metric == "l2":
-        scores *= 2
-        scores -= squares
-        return scores
-    lengths = np.sqrt(squares)
-    cosines: NDArray[np.float64] = np.divide(scores, lengths, out=np.zeros_like(scores), where=lengths > 0)
-    return cosines

@@ -30,7 +30,7 @@ from nearfield.rag.models import (
     resolve,
 )
 from nearfield.remote import estimated_tokens
-from nearfield.searching import MODES
+from nearfield.request import MODES
 from nearfield.types import Hit
 
 __all__ = [
