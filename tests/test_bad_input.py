@@ -102,7 +102,7 @@ WRONG: list[tuple[Callable[[nf.Collection], Any], str]] = [
     (lambda c: c.search([1, 2, 3, float("inf")]), "NaN or infinite"),
     (lambda c: c.search(None), "query must be a text, a vector"),
     (lambda c: c.search({"text": "x"}), "query must be a text, a vector"),
-    (lambda c: c.search("x", mode="hybrid"), "unknown mode 'hybrid'; there is 'dense'"),
+    (lambda c: c.search("x", mode="fuzzy"), "unknown mode 'fuzzy'; there is 'dense', 'lexical', 'hybrid'"),
     (lambda c: c.search("x", min_score="high"), "min_score must be a number"),
     (lambda c: c.search("x", recall=1.5), "recall must be over 0 and at most 1"),
     (lambda c: c.search("x", where={"n": {"$near": 1}}), "no such operator"),

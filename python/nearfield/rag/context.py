@@ -129,7 +129,9 @@ def checked(pieces: Iterable[str], sources: Sequence[Citation]) -> Generator[str
             space = match[0][: len(match[0]) - len(match[0].lstrip())]
             return space + "".join(f"[{number}]" for number in numbers)
         kept = [number for number in numbers if number in known]
-        return " " + "".join(f"[{number}]" for number in kept) if kept else ""
+        # Nothing may close up to another citation: "[[9]12]" is not to become "[12]".
+        gap = " " if kept or match.string[: match.start()].endswith(("[", "【")) else ""
+        return gap + "".join(f"[{number}]" for number in kept)
 
     held = ""
     for piece in pieces:
