@@ -12,7 +12,8 @@ class Citation:
     """A passage that was given to the model, under the number that the answer calls it by.
 
     `text` is what was sent of it. `start` and `end` are its place in the source, in characters, if the metadata fields
-    `start` and `end` tell it. `quotes` are the places in `text` of sentences that the answer repeats word for word.
+    `start` and `end` tell it. `score` is the reranker's, or the cosine, or where there is neither the score of the hit.
+    `quotes` are the places in `text` of sentences that the answer repeats word for word.
     """
 
     number: int

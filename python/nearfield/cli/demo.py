@@ -17,10 +17,13 @@ from rich.text import Text
 
 from nearfield.cli import screen
 from nearfield.cli.asking import show
+from nearfield.cli.evaluation import evaluation_table
 from nearfield.cli.indexing import index_with_bar, open_for_text
 from nearfield.collection import Collection
 from nearfield.database import open as open_database
 from nearfield.errors import InvalidInput, NotFound
+from nearfield.evaluate import evaluate, load_judged
+from nearfield.request import MODES
 from nearfield.types import Hit, Record
 
 # Asked of examples/corpus. No right answer has a word in common with its question; wrong ones do.
@@ -80,7 +83,7 @@ def run_demo(folder: Path | None, db: Path | None) -> None:
         NotFound: there is no such folder, or none was given and the repository is not here.
         InvalidInput: there is no text in the folder.
     """
-    corpus = _corpus()
+    corpus = _beside("corpus")
     folder = folder or corpus
     if folder is None:
         raise NotFound("the example texts come with the repository, not with the package: nearfield demo FOLDER")
@@ -104,15 +107,17 @@ def run_demo(folder: Path | None, db: Path | None) -> None:
                 last = last or question
         if last:
             _answer(docs, last)
+        if judged := _beside("judged"):
+            _evaluate(judged)
         _prompt(docs, records, keywords)
     _farewell(folder, db)
 
 
-def _corpus() -> Path | None:
-    """examples/corpus of the repository that this code runs from, or of the current folder."""
+def _beside(name: str) -> Path | None:
+    """examples/NAME of the repository that this code runs from, or of the current folder."""
     for root in (Path(__file__).resolve().parents[3], Path.cwd()):
-        if (root / "examples" / "corpus").is_dir():
-            return root / "examples" / "corpus"
+        if (root / "examples" / name).is_dir():
+            return root / "examples" / name
     return None
 
 
@@ -180,6 +185,17 @@ def _answer(docs: Collection, question: str) -> None:
     screen.out.print(Text(f"? {screen.plain(question)}", style="bold"))
     show(docs.ask(question, llm=os.environ.get("NEARFIELD_LLM"), stream=True))
     screen.out.print()
+
+
+def _evaluate(folder: Path) -> None:
+    """Measure three ways of searching on queries whose right answers people have written down."""
+    screen.out.print(f"How good is a search? Judged queries, {folder.name} ({folder.parent.name}/):", style="bold")
+    with open_database() as database:
+        judged = load_judged(folder)
+        docs = open_for_text(database, judged.name)
+        judged.fill(docs)
+        screen.out.print(evaluation_table(evaluate(docs, judged.queries, judged.qrels, modes=list(MODES))))
+    screen.out.print("Of your own: nearfield eval FOLDER\n", markup=False)
 
 
 def _prompt(docs: Collection, records: Sequence[Record], keywords: Keywords) -> None:

@@ -66,13 +66,14 @@ def eval_(
     if as_json:
         screen.print_json({"name": judged.name, "records": records, **table.to_dict()})
     else:
-        screen.out.print(_table(table))
+        screen.out.print(evaluation_table(table))
         skipped = f", {table.skipped:,} without a relevant document" if table.skipped else ""
         counts = f"{screen.count(len(table.queries), 'query').replace('querys', 'queries')}{skipped}"
         screen.out.print(f"{judged.name}: {counts}; {screen.count(records, 'record')}; 95 % confidence", markup=False)
 
 
-def _table(evaluation: Evaluation) -> Table:
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """A row a measure, a column a way of searching, with 95 % confidence intervals."""
     scores = evaluation.scores
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("")

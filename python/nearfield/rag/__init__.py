@@ -16,7 +16,7 @@ from nearfield.answers import Answer, AnswerStream
 from nearfield.collection import Collection
 from nearfield.errors import InvalidInput
 from nearfield.rag import prompts
-from nearfield.rag.context import checked, pack, written
+from nearfield.rag.context import checked, pack, relevance, written
 from nearfield.rag.extractive import extract
 from nearfield.rag.models import (
     LLM,
@@ -209,11 +209,11 @@ class Rag:
             return [], prompts.NO_SOURCES
         if self.min_score is None:
             return hits, ""
-        known = [score for score in map(_relevance, hits) if score is not None]
+        known = [score for score in map(relevance, hits) if score is not None]
         if not known or max(known) < self.min_score:
             best = max(known, default=float("-inf"))
             return [], prompts.TOO_WEAK.format(least=self.min_score, best=best)
-        return [hit for hit in hits if (score := _relevance(hit)) is None or score >= self.min_score], ""
+        return [hit for hit in hits if (score := relevance(hit)) is None or score >= self.min_score], ""
 
 
 def ask(
@@ -247,14 +247,6 @@ def _kept(pieces: Generator[str, None, Any], into: list[str]) -> Generator[str, 
         if piece:
             into.append(piece)
             yield piece
-
-
-def _relevance(hit: Hit) -> float | None:
-    """What a threshold is compared with; None for a hit that only words brought into a hybrid search."""
-    for stage in ("rerank", "dense"):
-        if stage in hit.scores:
-            return hit.scores[stage]
-    return None if "fused" in hit.scores else hit.score
 
 
 def _turns(history: Sequence[Answer | Message]) -> list[Message]:

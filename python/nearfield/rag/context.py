@@ -71,6 +71,14 @@ def written(source: Citation) -> str:
     return SOURCE.format(number=source.number, place=place, text=text)
 
 
+def relevance(hit: Hit) -> float | None:
+    """What a threshold is compared with; None for a hit that only words brought into a hybrid search."""
+    for stage in ("rerank", "dense"):
+        if stage in hit.scores:
+            return hit.scores[stage]
+    return None if "fused" in hit.scores else hit.score
+
+
 def _citation(number: int, hit: Hit, text: str) -> Citation:
     fields = hit.metadata
 
@@ -78,12 +86,12 @@ def _citation(number: int, hit: Hit, text: str) -> Citation:
         value = fields.get(name)
         return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
-    start = known("start", int)
+    score, start = relevance(hit), known("start", int)
     return Citation(
         number,
         hit.id,
         text,
-        hit.score,
+        hit.score if score is None else score,
         source=known("source", str),  # type: ignore[arg-type]
         title=known("title", str),  # type: ignore[arg-type]
         page=known("page", int),  # type: ignore[arg-type]
