@@ -16,6 +16,7 @@ from nearfield.cli import bench as _bench  # noqa: F401  # it brings `bench`
 from nearfield.cli import evaluation as _evaluation  # noqa: F401  # it brings `eval`
 from nearfield.cli import moving as _moving  # noqa: F401  # it brings `export` and `import`
 from nearfield.cli import screen
+from nearfield.cli import seeing as _seeing  # noqa: F401  # it brings `map`, `topics` and `duplicates`
 from nearfield.cli import upkeep as _upkeep  # noqa: F401  # it brings `verify` and its like
 from nearfield.cli.demo import run_demo
 from nearfield.cli.indexing import index_with_bar, open_for_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import re
@@ -23,8 +24,12 @@ from nearfield.collection import Collection
 from nearfield.database import open as open_database
 from nearfield.errors import InvalidInput, NotFound
 from nearfield.evaluate import evaluate, load_judged
+from nearfield.plot import plot_map
 from nearfield.request import MODES
+from nearfield.topics import topics
 from nearfield.types import Hit, Record
+
+MAP = Path("nearfield-map")  # drawn into the current folder
 
 # Asked of examples/corpus. No right answer has a word in common with its question; wrong ones do.
 QUESTIONS = (
@@ -107,6 +112,7 @@ def run_demo(folder: Path | None, db: Path | None) -> None:
                 last = last or question
         if last:
             _answer(docs, last)
+        _draw(docs)
         if judged := _beside("judged"):
             _evaluate(judged)
         _prompt(docs, records, keywords)
@@ -185,6 +191,19 @@ def _answer(docs: Collection, question: str) -> None:
     screen.out.print(Text(f"? {screen.plain(question)}", style="bold"))
     show(docs.ask(question, llm=os.environ.get("NEARFIELD_LLM"), stream=True))
     screen.out.print()
+
+
+def _draw(docs: Collection) -> None:
+    """A map of the passages, coloured by topic, into the current folder."""
+    found = topics(docs)
+    names = {id: topic.label for topic in found for id in topic.ids}
+    paths = [MAP.with_suffix(".html")]
+    if importlib.util.find_spec("matplotlib") is not None:
+        paths.append(MAP.with_suffix(".png"))
+    for path in paths:
+        plot_map(docs, path, color=names, title="The passages of this demonstration")
+    what = f"{screen.count(len(found), 'topic')}, as a map: {' and '.join(map(str, paths))}\n"
+    screen.out.print(what, markup=False, soft_wrap=True)
 
 
 def _evaluate(folder: Path) -> None:

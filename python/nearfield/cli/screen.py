@@ -28,6 +28,11 @@ def progress() -> Progress:
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
+def busy(what: str) -> contextlib.AbstractContextManager[Any]:
+    """A sign on stderr that something goes on which has no measure; none where stderr is not a terminal."""
+    return err.status(f"{what} …") if err.is_terminal else contextlib.nullcontext()
+
+
 def print_json(value: Any) -> None:
     """One JSON value on stdout, in UTF-8 where that can be printed."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
