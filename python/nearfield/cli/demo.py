@@ -203,7 +203,7 @@ def _draw(docs: Collection) -> None:
     for path in paths:
         plot_map(docs, path, color=names, title="The passages of this demonstration")
     what = f"{screen.count(len(found), 'topic')}, as a map: {' and '.join(map(str, paths))}\n"
-    screen.out.print(what, markup=False, soft_wrap=True)
+    screen.out.print(what, markup=False)
 
 
 def _evaluate(folder: Path) -> None:
