@@ -197,7 +197,7 @@ def main() -> None:
     rows, queries, described = data.load(options.data, options.rows, held_out, options.dimension)
     print(f"{len(rows):,} x {rows.shape[1]}: {described}; {options.threads} threads; {build}", file=sys.stderr)
 
-    index, peer = nf.Index(rows.shape[1], "dot", threads=options.threads), faiss.IndexFlatIP(rows.shape[1])
+    index, peer = nf.Index(rows.shape[1], "dot", kind="flat", threads=options.threads), faiss.IndexFlatIP(rows.shape[1])
     built, memory = {}, {"NumPy": 4 * rows.shape[1]}
     for name, filled in (("nearfield", index), ("faiss IndexFlatIP", peer)):
         before, start = resident(), time.perf_counter()

@@ -191,7 +191,7 @@ def main() -> None:
 
     import nearfield as nf
 
-    exact = nf.Index(rows.shape[1], metric)
+    exact = nf.Index(rows.shape[1], metric, kind="flat")
     exact.add(rows)
     truth, _ = exact.search(queries, options.k)
     del exact
