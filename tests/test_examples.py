@@ -46,6 +46,17 @@ SAYS = {
         "left: ['moon']",
         "refused: collection 'notes'",
     ],
+    "cosine_by_hand.py": ["a vector has 384 numbers", "by hand:      [('The cat sat on the mat.'", "the same"],
+    "metadata_filters.py": [
+        "old dramas: ['train']",
+        "in London: 2",
+        "newest first: ['moon', 'train', 'rain']",
+        "seen: ['moon']",
+        "deleted: 2",
+        "left: ['moon']",
+    ],
+    "batch_encoding.py": ["vectors: (40, 384) float32", "alone or in a batch, the same: True", "nearest: {'dog'}"],
+    "topic_clustering.py": ["grouped: True", "twice in it: 0"],
 }
 
 
