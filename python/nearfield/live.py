@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,7 +49,7 @@ class Version(NamedTuple):
         return cls(state.id, state.next_row, state.seq)
 
 
-class Live(Generic[T]):
+class Live(ABC, Generic[T]):
     """Something derived from the records of one collection, for any number of threads at once.
 
     Args:
@@ -65,9 +66,9 @@ class Live(Generic[T]):
         self._thing: T | None = None
         self._version: Version | None = None
 
+    @abstractmethod
     def advanced(self, transaction: Transaction, state: State, thing: T | None, since: Version | None) -> T:
         """The thing, brought from `since` to `state`; made afresh where there is none, or of another space of rows."""
-        raise NotImplementedError
 
     @contextmanager
     def at(self, transaction: Transaction, state: State) -> Iterator[T]:
@@ -137,21 +138,21 @@ class Published(Live[T]):
     kind: str
     """The name of its generations on the disk."""
 
+    @abstractmethod
     def fresh(self, state: State) -> T:
         """An empty one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loaded(self, path: Path, state: State) -> T:
         """A published one; `Corrupt` if it is not one of this collection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def caught_up(self, thing: T, transaction: Transaction, state: State, since: Version) -> T:
         """The thing with what happened after `since`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def saving(self, thing: T) -> Callable[[Path], None] | None:
         """What writes it down; None if it is not worth that."""
-        raise NotImplementedError
 
     def publish(self) -> bool:
         """Write the thing down for the next process, if that is worth it and nobody has; says whether it was done.

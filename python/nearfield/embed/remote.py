@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class Usage:
         return ", ".join(parts)
 
 
-class RemoteEmbedder:
+class RemoteEmbedder(ABC):
     """The embedders of OpenAI, Google, Cohere and Ollama are subclasses of this; use those."""
 
     batch_size, batch_tokens, concurrency = 100, 20_000, 4  # may be overridden by a subclass, and by options
@@ -147,13 +148,13 @@ class RemoteEmbedder:
 
     # -- the wire format --------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _request(self, texts: list[str], role: Role) -> tuple[str, dict[str, Any]]:
         """The path and the JSON that ask for the vectors of `texts`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _parse(self, answer: Any) -> tuple[Any, int | None]:
         """The vectors in an answer, and the tokens that were counted, if it tells. Any odd shape may raise."""
-        raise NotImplementedError
 
     def _variant(self, role: Role) -> str:
         """Equal for two roles whose requests are the same for the same text, so that each is paid for once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypedDict, Unpack, runtime_checkable
 
@@ -55,7 +56,7 @@ class ModelOptions(TypedDict, total=False):
     clock: Clock
 
 
-class RemoteModel:
+class RemoteModel(ABC):
     """The models of OpenAI, Google, Anthropic and Ollama are subclasses of this; use those."""
 
     def __init__(self, service: Service, identity: str, model: str, options: ModelOptions) -> None:
@@ -75,13 +76,13 @@ class RemoteModel:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.identity!r}, {self.service.base_url!r})"
 
+    @abstractmethod
     def _request(self, messages: Sequence[Message]) -> tuple[str, dict[str, Any]]:
         """The path and the JSON that ask for a streamed answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read(self, event: Any) -> tuple[str, str | None]:
         """The text in an event, and why the answer ends there, if it does."""
-        raise NotImplementedError
 
     def generate(self, messages: Sequence[Message], *, whole: bool) -> Generator[str, None, str | None]:
         """See `LanguageModel`.
