@@ -1,9 +1,9 @@
 //! Approximate search by walking through a graph of neighbours, at a recall the caller states.
 //!
 //! The graph is the lowest level of HNSW (Malkov and Yashunin, 2018). Instead of its upper levels, a table of random nodes
-//! is the way in: it is read as it lies. A walk reads 4-bit guide codes of the leading principal directions, one or two cache lines a
-//! row (`nearfield_kernels::guide`). The nearest rows it finds are judged by their 8-bit codes and the best of these
-//! read in full, as in the exact index, so the scores are the exact ones and only rows can be missing.
+//! is the way in: it is read as it lies. A walk reads guide codes of the leading principal directions, 2 or 4 bits each, most often
+//! one cache line a row (`nearfield_kernels::guide`). The nearest rows it finds are read in full, so the scores are the
+//! exact ones and only rows can be missing.
 //!
 //! How wide a walk must be for a given recall is measured when the graph is built: on rows that are not yet in it,
 //! against the exact answer. Rows added later are scanned exactly beside the walk until they are many; then the graph is
@@ -12,9 +12,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nearfield_kernels::guide::{Guide, GuideScratch};
+use nearfield_kernels::guide::{Guide, GuideCodes, GuideScratch, Planes};
 use nearfield_kernels::quantize::{self, QueryCode};
-use nearfield_kernels::{BLOCK, Kernels, Line, Metric, kernels, pages, prefetch};
+use nearfield_kernels::{BLOCK, Kernels, Line, Metric, kernels, prefetch};
 
 use crate::allow::Allowed;
 use crate::flat::{Answers, Flat, Request};
@@ -52,7 +52,7 @@ pub(crate) struct Graph {
     /// Row of each node; NONE where it was removed before the graph was written to a file.
     pub rows: Vec<u32>,
     pub guide: Guide,
-    pub codes: Vec<Line>,
+    pub codes: GuideCodes,
     pub level: Level,
     /// Nodes that have neighbours: the first ones.
     pub linked: usize,
@@ -81,7 +81,8 @@ pub struct Hnsw {
 struct Bench {
     walker: Walker,
     guide: GuideScratch,
-    candidates: Vec<Candidate>,
+    /// Guide keys and nodes.
+    nearest: Vec<(f32, u32)>,
 }
 
 /// A walk's part of an answer.
@@ -89,6 +90,8 @@ struct Plan<'a> {
     reach: Reach,
     /// Candidates wanted for a second look.
     wanted: usize,
+    /// See [`margin`].
+    margin: f32,
     /// Rows that may be answered.
     allowed: Option<&'a Allowed>,
     /// Rows to be scanned beside the walk.
@@ -96,15 +99,18 @@ struct Plan<'a> {
     k: usize,
 }
 
-/// Candidates that get a second look, be k ever so small: the order of guide codes is not that of the rows.
-const LEAST_LOOKED_AT: usize = 23;
+/// Candidates of a walk of this width that get a second look, for `k` answers. Halves of codes order them worse.
+fn looked_at(planes: Planes, k: usize, width: usize) -> usize {
+    let enough = match planes {
+        Planes::Two => (k + k / 2 + 8).max(23),
+        Planes::Four => 3 * k + width / 4,
+    };
+    width.min(enough).max(k)
+}
 
-/// The nearest candidates are read in full almost always: this many of them are asked for at once.
-const SURE: usize = 10;
-
-/// Candidates of a walk that get a second look, for `k` answers out of a pool of `width`.
-fn looked_at(k: usize, width: usize) -> usize {
-    width.min((k + k / 2 + 8).max(LEAST_LOOKED_AT)).max(k)
+/// How far behind the k-th a candidate is still read in full, in units of the guide keys' usual error.
+fn margin(width: usize) -> f32 {
+    (0.9 + width as f32 / 256.0).min(2.5)
 }
 
 impl Hnsw {
@@ -126,7 +132,8 @@ impl Hnsw {
     pub fn bytes(&self) -> usize {
         self.graph.as_ref().map_or(0, |graph| {
             let links = size_of_val(graph.level.links.as_slice());
-            links + size_of_val(graph.codes.as_slice()) + size_of_val(graph.rows.as_slice())
+            let codes = [&graph.codes.coarse, &graph.codes.fine].map(|codes| size_of_val(codes.as_slice()));
+            links + codes.iter().sum::<usize>() + size_of_val(graph.rows.as_slice())
         })
     }
 
@@ -197,8 +204,7 @@ impl Hnsw {
         let code = |row: &u32| &flat.codes[*row as usize * lines..(*row as usize + 1) * lines];
         let sampled: Vec<Line> = sampled.iter().flat_map(code).copied().collect();
         let guide = Guide::fit(kernels, &flat.frame, flat.dimension, &sampled, &sources);
-        let mut codes = pages::filled(rows.len() * guide.lines, Line([0; 64]));
-        points.guide(&guide, &sources, &mut codes);
+        let codes = points.guide(&guide, &sources);
 
         let held_out = HELD_OUT.min(rows.len() / 8);
         let nodes = rows.len() - held_out;
@@ -237,7 +243,8 @@ impl Hnsw {
             while reached < TARGETS.len() {
                 let (found, squares) = (AtomicUsize::new(0), AtomicUsize::new(0));
                 let reach = adaptive(flat.metric, width, k);
-                let plan = Plan { reach, wanted: looked_at(k, width), allowed: None, beside: &[], k };
+                let wanted = looked_at(graph.guide.planes, k, width);
+                let plan = Plan { reach, wanted, margin: margin(width), allowed: None, beside: &[], k };
                 let jobs = queries.chunks(flat.dimension).zip(truth.ids.chunks(k)).zip(truth.scores.chunks(k));
                 each_job(threads, jobs, Bench::default, |bench, ((query, ids), scores)| {
                     let worst = scores.iter().copied().fold(f32::INFINITY, f32::min);
@@ -277,44 +284,52 @@ impl Hnsw {
         let norm = (kernels.dot_exact)(query, query).sqrt();
         graph.guide.encode_query(kernels, flat.metric, query, norm, &mut bench.guide);
         let walker = &mut bench.walker;
-        let view = graph.level.view((&graph.codes, graph.guide.lines), graph.linked);
+        let view = graph.level.view((&graph.codes.coarse, graph.guide.lines), graph.linked);
         (kernels.walk)(walker, &view, &bench.guide.query, plan.reach);
-        let rows = flat.rows(None);
-        let answerable = |row: &u32| match plan.allowed {
-            _ if *row == NONE => false,
-            Some(allowed) => allowed.holds(*row),
-            None => graph.dead == 0 || flat.ids.is_live(*row as usize),
+        let answerable = |node: &u32| match (graph.rows[*node as usize], plan.allowed) {
+            (NONE, _) => false,
+            (row, Some(allowed)) => allowed.holds(row),
+            (row, None) => graph.dead == 0 || flat.ids.is_live(row as usize),
         };
-        bench.candidates.clear();
-        let full = Full { metric: flat.metric, dimension: flat.dimension, vectors: &flat.vectors, norms: &flat.norms };
-        let found = walker.nodes().map(|node| graph.rows[node as usize]).filter(answerable);
-        for (i, row) in found.take(plan.wanted).enumerate() {
-            if i < plan.k.min(SURE) {
-                full.fetch(row);
-            }
-            for line in 0..rows.lines {
-                prefetch(rows.codes, row as usize * rows.lines + line);
-            }
-            rows.fetch_factors(row);
-            bench.candidates.push(Candidate { row, dot: 0, upper: 0.0 });
-        }
-        let code = flat.frame.encode_query(query, norm); // while the candidates' codes travel
+        bench.nearest.clear();
+        bench.nearest.extend(walker.keyed().filter(|(_, node)| answerable(node)).take(plan.wanted));
         // Where the pool holds rows that may not be answered, there must be as many others in it as usual.
         let least = if plan.reach.slack > 0.0 && plan.allowed.is_none() { plan.k } else { plan.wanted };
-        let starved = bench.candidates.len() < least;
-        for candidate in &mut bench.candidates {
-            let at = candidate.row as usize * rows.lines;
-            candidate.dot = (kernels.dot_codes)(&rows.codes[at..at + rows.lines], &code.high);
-        }
-        let mut work = Work { starved, scored: walker.scored, hops: walker.hops, ..Work::default() };
-        if !plan.beside.is_empty() {
-            bench.candidates.extend(self.beside(kernels, plan, &code));
+        let starved = bench.nearest.len() < least;
+        let mut work =
+            Work { starved, scored: walker.scored, hops: walker.hops, looked: bench.nearest.len(), ..Work::default() };
+        self.sharpen(kernels, graph, plan, bench);
+        let full = Full { metric: flat.metric, dimension: flat.dimension, vectors: &flat.vectors, norms: &flat.norms };
+        let found: Vec<u32> = bench.nearest.iter().map(|(_, node)| graph.rows[*node as usize]).collect();
+        let beside = (!plan.beside.is_empty()).then(|| {
+            let code = flat.frame.encode_query(query, norm);
             work.scanned = plan.beside.len();
-        }
-        work.looked = bench.candidates.len();
-        let (best, read) = refine::best(kernels, &rows, &full, (query, norm, &code), &bench.candidates, plan.k);
+            (self.beside(kernels, plan, &code), code)
+        });
+        let (best, read) = refine::walked(kernels, &full, (query, norm), &found, beside.as_ref(), plan.k);
         work.read = read;
         (best, work)
+    }
+
+    /// Puts the nodes a walk has found in a better order, where there are lower halves of their codes to tell, and leaves
+    /// those that are likely to be among the nearest k.
+    fn sharpen(&self, kernels: &Kernels, graph: &Graph, plan: &Plan, bench: &mut Bench) {
+        let (guide, query) = (&graph.guide, &bench.guide.query);
+        bench.nearest.truncate(plan.wanted);
+        if guide.planes == Planes::Four {
+            for (_, node) in &bench.nearest {
+                (0..guide.lines).for_each(|line| prefetch(&graph.codes.fine, *node as usize * guide.lines + line));
+            }
+            guide.fine_keys(kernels, &graph.codes, &mut bench.nearest, query);
+            bench.nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        }
+        let Some(&(kth, _)) = bench.nearest.get(plan.k - 1) else { return };
+        let most = kth + plan.margin * guide.error * ((2.0 * kth + query.square).max(0.0) * query.square).sqrt();
+        let likely = match most.is_finite() {
+            true => bench.nearest.partition_point(|(key, _)| *key <= most),
+            false => plan.k + plan.k / 2 + 8, // keys are no distances
+        };
+        bench.nearest.truncate(likely);
     }
 
     /// Candidates among the rows that are not in the graph.
@@ -370,8 +385,9 @@ impl Hnsw {
         if inside == 0 || !plan::walk_is_faster(width, right, flat.dimension, count) {
             return flat.search_allowed(allowed.as_ref(), request);
         }
-        let wanted = looked_at(k, self.width(graph, k, recall)).min(inside);
-        let plan = Plan { reach, wanted, allowed: allowed.as_ref(), beside: &beside, k };
+        let shallow = self.width(graph, k, recall);
+        let wanted = looked_at(graph.guide.planes, k, shallow).min(inside);
+        let plan = Plan { reach, wanted, margin: margin(shallow), allowed: allowed.as_ref(), beside: &beside, k };
         self.walks(graph, request, &plan)
     }
 

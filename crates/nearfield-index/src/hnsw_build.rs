@@ -8,7 +8,7 @@
 //! A neighbour is chosen if no chosen one is nearer to it than the point itself: the rule of relative neighbourhood
 //! graphs (Toussaint, 1980), as in HNSW's heuristic, on distances of the 8-bit codes.
 
-use nearfield_kernels::guide::{Guide, GuideQuery, Source};
+use nearfield_kernels::guide::{Guide, GuideCodes, GuideQuery, Source};
 use nearfield_kernels::{BLOCK, Factors, Kernels, Line, Metric};
 
 use crate::pool::each_job;
@@ -145,22 +145,26 @@ impl<'a> Points<'a> {
     }
 
     /// Guide codes of these points.
-    pub fn guide(&self, guide: &Guide, sources: &[Source], into: &mut [Line]) {
+    pub fn guide(&self, guide: &Guide, sources: &[Source]) -> GuideCodes {
         const ROWS: usize = 1024;
-        let jobs = into.chunks_mut(ROWS * guide.lines).zip(sources.chunks(ROWS)).zip(self.rows.chunks(ROWS));
+        let mut codes = guide.room(self.rows.len());
+        let fine = codes.fine.chunks_mut(ROWS * guide.lines).chain(std::iter::repeat_with(Default::default));
+        let jobs = codes.coarse.chunks_mut(ROWS * guide.lines).zip(fine);
+        let jobs = jobs.zip(sources.chunks(ROWS)).zip(self.rows.chunks(ROWS));
         each_job(
             self.threads,
             jobs,
             || (),
-            |(), ((into, sources), rows)| {
+            |(), (((coarse, fine), sources), rows)| {
                 let gathered: Vec<Line> = rows
                     .iter()
                     .flat_map(|&row| &self.codes[row as usize * self.lines..(row as usize + 1) * self.lines])
                     .copied()
                     .collect();
-                guide.encode(self.kernels, &gathered, sources, into);
+                guide.encode(self.kernels, &gathered, sources, coarse, fine);
             },
         );
+        codes
     }
 
     /// What guide codes are made from.
@@ -174,7 +178,7 @@ impl<'a> Points<'a> {
     }
 
     /// Links nodes `from` to `to - 1` to those linked before (all of them, the `again` time).
-    pub fn insert(&self, guide: &Guide, codes: &[Line], level: &mut Level, from: usize, to: usize, again: bool) {
+    pub fn insert(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, from: usize, to: usize, again: bool) {
         let most = (level.nodes / 50).max(64);
         let mut start = from;
         while start < to {
@@ -184,16 +188,16 @@ impl<'a> Points<'a> {
         }
     }
 
-    fn batch(&self, guide: &Guide, codes: &[Line], level: &mut Level, start: usize, count: usize, again: bool) {
+    fn batch(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, start: usize, count: usize, again: bool) {
         let degree = DEGREE;
         let mut lists = vec![Vec::new(); count];
         {
             let level = &*level;
-            let view = level.view((codes, guide.lines), if again { level.nodes } else { start });
+            let view = level.view((&codes.coarse, guide.lines), if again { level.nodes } else { start });
             each_job(self.threads, lists.chunks_mut(PER_JOB).enumerate(), Bench::default, |bench, (job, lists)| {
                 for (i, list) in lists.iter_mut().enumerate() {
                     let node = (start + job * PER_JOB + i) as u32;
-                    guide.row_as_query(&codes[node as usize * guide.lines..][..guide.lines], &mut bench.query);
+                    guide.row_as_query(codes, node as usize, &mut bench.query);
                     (self.kernels.walk)(&mut bench.walker, &view, &bench.query, Reach::wide(WIDTH));
                     bench.listed.clear();
                     bench.listed.extend(bench.walker.nodes());
@@ -240,7 +244,7 @@ impl<'a> Points<'a> {
     }
 
     /// Makes every node reachable from the first; returns how many were not.
-    pub fn connect(&self, guide: &Guide, codes: &[Line], level: &mut Level) -> usize {
+    pub fn connect(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level) -> usize {
         let nodes = level.nodes;
         let mut reached = vec![false; nodes];
         let mut waiting = vec![0u32];
@@ -263,8 +267,8 @@ impl<'a> Points<'a> {
             // A reached node near it takes it in; where there is no room, in the place of its farthest neighbour,
             // which becomes a neighbour of the node taken in and so stays reachable.
             let lost = unknown as u32;
-            guide.row_as_query(&codes[unknown * guide.lines..][..guide.lines], &mut bench.query);
-            let view = level.view((codes, guide.lines), nodes);
+            guide.row_as_query(codes, unknown, &mut bench.query);
+            let view = level.view((&codes.coarse, guide.lines), nodes);
             (self.kernels.walk)(&mut bench.walker, &view, &bench.query, Reach::wide(WIDTH));
             let near: Vec<u32> = bench.walker.nodes().filter(|node| reached[*node as usize]).collect();
             let room = near.iter().copied().find(|node| level.of(*node).count() < DEGREE);

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use nearfield_kernels::guide::{Guide, directions};
+use nearfield_kernels::Line;
+use nearfield_kernels::guide::{Guide, GuideCodes, Planes};
 use nearfield_kernels::project::Projection;
 use nearfield_kernels::quantize::Frame;
-use nearfield_kernels::{Line, pages};
 
 use crate::codec::{Reader, Writer};
 use crate::flat::Flat;
@@ -36,6 +36,7 @@ impl Hnsw {
             for (place, size) in shape.iter_mut().zip(sizes.into_iter().chain([covered, graph.level.width])) {
                 *place = size as u64;
             }
+            shape[7] = graph.guide.planes.count() as u64;
             shape[6] = self.renumbered(&graph.outside).filter(|row| *row != NONE).count() as u64;
         }
         file.section(b"shape   ", SHAPE, shape.into_iter(), u64::to_le_bytes)?;
@@ -59,9 +60,9 @@ impl Hnsw {
     }
 
     fn write_graph(&self, graph: &Graph, file: &mut Writer) -> Result<()> {
-        let Guide { frame, projection, scale, bias, .. } = &graph.guide;
+        let Guide { frame, projection, scale, bias, error, .. } = &graph.guide;
         file.section(b"centre  ", frame.centre().len(), frame.centre().iter().copied(), f32::to_le_bytes)?;
-        let units = [frame.sigma(), f64::from(*scale), f64::from(*bias)];
+        let units = [frame.sigma(), f64::from(*scale), f64::from(*bias), f64::from(*error)];
         file.section(b"units   ", units.len(), units.into_iter(), f64::to_le_bytes)?;
         file.section(b"turns   ", projection.codes.len(), projection.codes.iter(), |line| line.0)?;
         file.section(b"lengths ", projection.scales.len(), projection.scales.iter().copied(), f32::to_le_bytes)?;
@@ -70,7 +71,11 @@ impl Hnsw {
         file.section(b"nodes   ", graph.rows.len(), self.renumbered(&graph.rows), u32::to_le_bytes)?;
         let outside: Vec<u32> = self.renumbered(&graph.outside).filter(|row| *row != NONE).collect();
         file.section(b"outside ", outside.len(), outside.into_iter(), u32::to_le_bytes)?;
-        file.section(b"guide   ", graph.codes.len(), graph.codes.iter(), |line| line.0)?;
+        let GuideCodes { coarse, fine } = &graph.codes;
+        file.section(b"guide   ", coarse.len(), coarse.iter(), |line| line.0)?;
+        if !fine.is_empty() {
+            file.section(b"fine    ", fine.len(), fine.iter(), |line| line.0)?;
+        }
         file.section(b"levels  ", 1, [graph.level.nodes as u64].into_iter(), u64::to_le_bytes)?;
         let links = graph.level.links.iter().flat_map(|links| links.0);
         file.section(b"links   ", graph.level.links.len() * Links::WIDTH, links, u32::to_le_bytes)?;
@@ -99,29 +104,35 @@ impl Hnsw {
 /// Reads a graph and checks that nothing in it points outside.
 fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> {
     let wrong = |file: &Reader| -> Error { file.corrupt("its graph does not fit together") };
-    let [nodes, lines, outputs, levels, covered, width, outside, _] = shape.try_into().expect("read as eight");
+    let [nodes, lines, outputs, levels, covered, width, outside, planes] = shape.try_into().expect("read as eight");
     let [dimension, rows] = [flat.dimension, flat.ids.rows()];
     let long = dimension.div_ceil(64);
+    let is_old = planes == 0; // earlier versions kept all codes whole
+    let planes = if planes == Planes::Four.count() { Planes::Four } else { Planes::Two };
     let sound =
-        (1..=8).contains(&lines) && (1..=WIDEST).contains(&width) && outputs <= directions(lines).min(dimension);
+        (1..=8).contains(&lines) && (1..=WIDEST).contains(&width) && outputs <= planes.directions(lines).min(dimension);
     if !sound || !(1..=16).contains(&levels) || nodes >= NONE as usize / 2 || covered > rows || outside > rows {
         return Err(wrong(file));
     }
     let centre = file.section(b"centre  ", dimension, f32::from_le_bytes)?;
-    let units = file.section(b"units   ", 3, f64::from_le_bytes)?;
+    let units = file.section(b"units   ", if is_old { 3 } else { 4 }, f64::from_le_bytes)?;
     let codes = file.section(b"turns   ", outputs * long, Line)?;
     let scales = file.section(b"lengths ", outputs, f32::from_le_bytes)?;
     let projection = Projection { inputs: dimension, outputs, codes, scales };
+    let error = units.get(3).map_or(2.0, |error| *error as f32); // above any: all candidates are read
     let frame = Frame::from_parts(flat.metric, centre, units[0]);
-    let guide = Guide { lines, frame, projection, scale: units[1] as f32, bias: units[2] as f32 };
+    let guide = Guide { lines, planes, frame, projection, scale: units[1] as f32, bias: units[2] as f32, error };
     let mut widths = Widths::default();
     let read = file.section(b"widths  ", widths.as_flattened().len(), u32::from_le_bytes)?;
     widths.as_flattened_mut().copy_from_slice(&read);
     let of_nodes = file.section(b"nodes   ", nodes, u32::from_le_bytes)?;
     let outside = file.section(b"outside ", outside, u32::from_le_bytes)?;
-    let read = file.section(b"guide   ", nodes.saturating_mul(lines), Line)?;
-    let mut codes = pages::filled(read.len(), Line([0; 64]));
-    codes.copy_from_slice(&read);
+    let coarse = file.section(b"guide   ", nodes.saturating_mul(lines), Line)?;
+    let mut codes = guide.room(nodes);
+    codes.coarse.copy_from_slice(&coarse);
+    if !codes.fine.is_empty() {
+        codes.fine.copy_from_slice(&file.section(b"fine    ", nodes * lines, Line)?);
+    }
     let known = |row: &u32| *row == NONE || (*row as usize) < rows;
     if !of_nodes.iter().chain(&outside).all(known) || outside.contains(&NONE) {
         return Err(wrong(file));

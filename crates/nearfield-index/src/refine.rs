@@ -7,8 +7,10 @@ use nearfield_kernels::{BLOCK, Kernels, Metric, prefetch};
 
 use crate::scan::{Candidate, Rows};
 
-/// Vectors asked for ahead of the one that is read.
+/// Vectors asked for ahead of the one that is read: after a scan, which soon comes to an end, and after a walk, all of
+/// whose finds are read.
 const AHEAD: usize = 2;
+const AHEAD_OF_WALKED: usize = 10;
 
 /// Vectors in full, row-major, and their norms (cosine only).
 pub(crate) struct Full<'a> {
@@ -83,7 +85,25 @@ pub(crate) fn best(
         }
     }
     promising.retain(|(upper, _)| *upper >= bar);
-    settle(kernels, full, query, &mut promising, k)
+    promising.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    settle(kernels, full, (query.0, query.1, Some(query.2)), &promising, AHEAD, k)
+}
+
+/// The best k of the rows a walk found and of the candidates beside them, best first, and how many vectors were read.
+pub(crate) fn walked(
+    kernels: &Kernels,
+    full: &Full,
+    (query, norm): (&[f32], f64),
+    found: &[u32],
+    beside: Option<&(Vec<Candidate>, QueryCode)>,
+    k: usize,
+) -> (Vec<Ranked>, usize) {
+    let mut promising: Vec<(f32, u32)> = found.iter().map(|row| (f32::INFINITY, *row)).collect();
+    if let Some((candidates, _)) = beside {
+        promising.extend(candidates.iter().map(|candidate| (candidate.upper, candidate.row)));
+        promising[found.len()..].sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    }
+    settle(kernels, full, (query, norm, beside.map(|(_, code)| code)), &promising, AHEAD_OF_WALKED, k)
 }
 
 /// The rank of a row, or an interval that holds it.
@@ -95,28 +115,28 @@ struct Judged {
 }
 
 /// The best k rows, best first, and how many vectors were read. `promising` holds the upper ends of the keys of all rows
-/// that could be among them. Ranks are bounded first; where bounds leave the order or a score open, they are computed.
+/// that could be among them, highest first. Ranks are bounded first; where bounds leave the order or a score open, they are computed.
 fn settle(
     kernels: &Kernels,
     full: &Full,
-    query: (&[f32], f64, &QueryCode),
-    promising: &mut [(f32, u32)],
+    query: (&[f32], f64, Option<&QueryCode>),
+    promising: &[(f32, u32)],
+    ahead: usize,
     k: usize,
 ) -> (Vec<Ranked>, usize) {
     let (query, query_norm, code) = query;
-    promising.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let mut judged: Vec<Judged> = Vec::with_capacity(promising.len());
     let mut kth = KthLargest::new(k);
     let mut bar = KthLargest::LOWEST;
-    for &(_, row) in promising.iter().take(AHEAD) {
+    for &(_, row) in promising.iter().take(ahead) {
         full.fetch(row);
     }
     for (i, &(upper, row)) in promising.iter().enumerate() {
-        if let Some((_, later)) = promising.get(i + AHEAD) {
+        if let Some((_, later)) = promising.get(i + ahead) {
             full.fetch(*later);
         }
         // Ranks beyond the range of float32 never stop this.
-        if bar > KthLargest::LOWEST && code.highest_rank(upper) < f64::from(bar) {
+        if code.is_some_and(|code| bar > KthLargest::LOWEST && code.highest_rank(upper) < f64::from(bar)) {
             break;
         }
         let (low, high) = full.near(kernels, row, query, query_norm);

@@ -57,14 +57,6 @@ pub(crate) enum Within<'a> {
 }
 
 impl Rows<'_> {
-    /// Asks for the row's factors, which are read soon.
-    pub fn fetch_factors(&self, row: u32) {
-        let (block, lane) = (row as usize / BLOCK, row as usize % BLOCK);
-        if let Some(Factors { scale, residual, norm, bias }) = self.factors.get(block) {
-            [scale, residual, norm, bias].into_iter().for_each(|line| prefetch(line, lane));
-        }
-    }
-
     /// Rows that are read.
     pub fn read(&self) -> usize {
         match self.within {

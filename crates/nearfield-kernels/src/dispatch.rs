@@ -99,6 +99,8 @@ pub struct Kernels {
     /// Appends key and place of those rows (in blocks of 32 product-quantised codes) whose key, `sum * step + (bias + base)`,
     /// reaches the bar.
     pub scan_pq: ScanPq,
+    /// Sum of the products of a row of guide codes with a query that has a line for each of their planes.
+    pub dot_planes: fn(&[Line], &[Line]) -> i32,
     /// Walks through a graph for one query and leaves the nearest nodes in the walker.
     pub walk: Walk,
 }

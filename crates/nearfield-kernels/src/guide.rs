@@ -1,5 +1,5 @@
-//! Guide codes: 4 bits for each of the leading directions of a [`Projection`], small enough to steer a walk through a
-//! graph by one or two cache lines a row.
+//! Guide codes: 2 or 4 bits for each of the leading directions of a [`Projection`], small enough to steer a walk through
+//! a graph by one or two cache lines a row.
 //!
 //! A projected row y is about f * (2 c - 15) with c in 0..=15. The step is fitted to the spread of y, and f to its
 //! length, f = |y|² / <y, 2 c - 15>, as RaBitQ does (Gao and Long, "RaBitQ: Quantizing High-Dimensional Vectors with a
@@ -11,28 +11,84 @@
 //! bias - f <2 c - 15, query>        about (|o - u|² - |u|²) / 2
 //! ```
 //!
-//! Byte b of a line holds the codes of places b (low half) and b + 64 (high half), so that a query meets them after
-//! one AND and one shift. The last four bytes of a row are its factors, two unsigned numbers of 16 bits; the query
-//! is zero where they stand.
+//! Codes of 2 bits are the upper halves of such codes, 2 c - 3 with a factor of their own: twice the directions in the
+//! same room. The lower halves stand in a second array, which is read only for the nearest nodes a walk has found.
+//!
+//! A line holds its codes in planes: with 4 bits byte b has those of places b (low half) and b + 64 (high half), with 2
+//! bits those of b, b + 64, b + 128 and b + 192, so that a query meets them after one shift and one AND. The last four
+//! bytes of a row are its factors, two unsigned numbers of 16 bits; the query is zero where they stand.
 
 use crate::project::{Projection, rounded};
 use crate::quantize::Frame;
-use crate::{GROUP, Kernels, LINE, Line, Metric};
+use crate::{GROUP, Kernels, LINE, Line, Metric, pages};
 
-/// Step of the code in units of the spread of the coordinates: about the best for 16 levels of a normal variable
-/// (Max, "Quantizing for Minimum Distortion", 1960).
+/// Step of the code in units of the spread of the coordinates. Alone, about the best for 16 levels of a normal variable
+/// (Max, "Quantizing for Minimum Distortion", 1960); in halves, between that and a quarter of the best for 4 levels.
 const STEP: f32 = 0.335;
+const STEP_IN_HALVES: f32 = 0.285;
 
-/// Directions that fit into so many lines, beside the factors.
-pub const fn directions(lines: usize) -> usize {
-    lines * 2 * LINE - 8
+/// Bytes of a row's factors.
+const FACTORS: usize = 4;
+
+/// Codes in a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planes {
+    /// Codes of 4 bits, kept whole.
+    Two,
+    /// Codes of 4 bits, kept in halves: the upper ones guide the walk.
+    Four,
+}
+
+impl Planes {
+    /// How many they are.
+    pub const fn count(self) -> usize {
+        match self {
+            Self::Two => 2,
+            Self::Four => 4,
+        }
+    }
+
+    /// Directions that fit into so many lines, beside the factors.
+    pub const fn directions(self, lines: usize) -> usize {
+        self.count() * (lines * LINE - FACTORS)
+    }
+
+    fn step(self) -> f32 {
+        match self {
+            Self::Two => STEP,
+            Self::Four => STEP_IN_HALVES,
+        }
+    }
+
+    fn surplus(self, sum: i32) -> i32 {
+        sum * if self == Self::Two { 15 } else { 3 }
+    }
+
+    /// Share of a normal variable's variance that codes steering a walk miss.
+    fn missed(self) -> f32 {
+        match self {
+            Self::Two => 0.0115,
+            Self::Four => 0.125,
+        }
+    }
+}
+
+/// Guide codes of rows.
+#[derive(Clone, Debug, Default)]
+pub struct GuideCodes {
+    /// What walks read, `lines` a row.
+    pub coarse: Vec<Line>,
+    /// With four planes the lower halves of the codes, as many lines; otherwise empty.
+    pub fine: Vec<Line>,
 }
 
 /// Coder of rows and queries.
 #[derive(Clone, Debug)]
 pub struct Guide {
-    /// Lines a row takes.
+    /// Lines a row takes in each array.
     pub lines: usize,
+    /// How codes are kept.
+    pub planes: Planes,
     /// Where rows stand before they are projected.
     pub frame: Frame,
     /// The directions.
@@ -41,14 +97,16 @@ pub struct Guide {
     pub scale: f32,
     /// What the stored bias of a row is multiplied by.
     pub bias: f32,
+    /// Usual error of a key by whole codes, in units of the product of the query's norm and its distance to the row.
+    pub error: f32,
 }
 
 /// A query, ready to be compared with guide codes.
 #[derive(Clone, Debug)]
 pub struct GuideQuery {
-    /// Signed codes; for every line of a row one for its low halves and one for its high halves.
+    /// Signed codes; for every line of a row one for each plane.
     pub codes: Vec<Line>,
-    /// 15 times the sum of the codes.
+    /// What the codes of a row are above zero on an average, 15 (with four planes 3), times the sum of the query's.
     pub surplus: i32,
     /// Weight of factor times product.
     pub scale: f32,
@@ -67,11 +125,18 @@ pub struct Source {
     pub bias: f32,
 }
 
-/// Where direction j stands: line, byte, and whether in the high half.
-fn place(lines: usize, j: usize) -> (usize, usize, bool) {
-    let line = j / (2 * LINE);
-    let (bytes, inside) = (if line + 1 == lines { LINE - 4 } else { LINE }, j % (2 * LINE));
-    (line, inside % bytes, inside >= bytes)
+/// Where direction j stands: line, plane and byte.
+fn place(lines: usize, planes: Planes, j: usize) -> (usize, usize, usize) {
+    let line = j / (planes.count() * LINE);
+    let (bytes, inside) = (if line + 1 == lines { LINE - FACTORS } else { LINE }, j % (planes.count() * LINE));
+    (line, inside / bytes, inside % bytes)
+}
+
+/// The factors of a row: two unsigned numbers of 16 bits.
+#[inline(always)]
+pub(crate) fn factors(codes: &[Line], lines: usize, row: u32) -> u32 {
+    let last = &codes[row as usize * lines + lines - 1].0;
+    u32::from_le_bytes([last[60], last[61], last[62], last[63]])
 }
 
 impl GuideQuery {
@@ -82,69 +147,97 @@ impl GuideQuery {
         offset * self.bias - (2 * dot - self.surplus) as f32 * factor * self.scale
     }
 
+    /// The guide key of a row by both halves of its codes, from the sums of their products and the row's factors.
+    #[inline(always)]
+    fn fine_key(&self, dots: [i32; 2], coarse: u32, fine: u32) -> f32 {
+        let (factor, offset) = ((fine & 0xFFFF) as f32, (coarse >> 16) as f32);
+        offset * self.bias - (2 * (4 * dots[0] + dots[1]) - 5 * self.surplus) as f32 * factor * self.scale
+    }
+
     /// The query whose coordinates, in units of `unit`, stand in `y` as rows have them: see [`lay_out`].
-    fn set(&mut self, kernels: &Kernels, y: &[f32], unit: f32) {
+    fn set(&mut self, kernels: &Kernels, planes: Planes, y: &[f32], unit: f32) {
         self.codes.resize(y.len() / LINE, Line([0; LINE]));
         let (largest, sum) = (kernels.code8)(y, &mut self.codes);
-        self.surplus = 15 * sum;
+        self.surplus = planes.surplus(sum);
         self.scale = unit * largest / 127.0;
     }
 }
 
-/// Moves projected coordinates to where the codes of rows have them: by turns a line of low halves and one of high
-/// halves, the last two of which leave room for the factors.
-fn lay_out(lines: usize, coordinates: &mut Vec<f32>) {
-    let last = (2 * lines - 2) * LINE;
-    if coordinates.len() > last + LINE - 4 {
-        coordinates.splice(last + LINE - 4..last + LINE - 4, [0.0; 4]);
+/// Moves projected coordinates to where the codes of rows have them: plane by plane of every line, the last line's
+/// leaving room for the factors.
+fn lay_out(lines: usize, planes: Planes, coordinates: &mut Vec<f32>) {
+    let last = planes.count() * (lines - 1) * LINE;
+    for plane in 0..planes.count() {
+        let end = last + plane * LINE + LINE - FACTORS;
+        if coordinates.len() > end {
+            coordinates.splice(end..end, [0.0; FACTORS]);
+        }
     }
-    coordinates.resize(2 * lines * LINE, 0.0);
+    coordinates.resize(planes.count() * lines * LINE, 0.0);
 }
 
 impl Guide {
     /// A coder for rows given by their 8-bit codes (of `frame`) and sources, of the fewest lines that keep enough of the
     /// rows. The codes may be those of the first rows alone, if these are a fair sample.
     ///
-    /// The share of squared norms kept tells well how far a walk must go: with 95 % (248 of 384 directions of sentence
-    /// embeddings) or more, four bits are as good as all directions; with 75 % a walk takes several times as long.
+    /// How far a walk must go depends on the share of squared norms that is lost, be it in directions left out or in the
+    /// bits of the codes.
     pub fn fit(kernels: &Kernels, frame: &Frame, dimension: usize, codes: &[Line], sources: &[Source]) -> Self {
-        const ENOUGH: f32 = 0.9;
+        const ENOUGH: f32 = 0.2;
         const LINES: [usize; 5] = [1, 2, 3, 4, 6];
-        let mut widths = LINES.into_iter().skip_while(|lines| 4 * directions(*lines) < dimension);
-        let first = widths.next().unwrap_or(LINES[4]);
-        let (mut guide, mut kept) = Self::train(kernels, frame, dimension, first, codes, sources);
-        for lines in widths {
-            if kept >= ENOUGH {
+        let mut best: Option<(Self, f32)> = None;
+        for lines in LINES {
+            for planes in [Planes::Two, Planes::Four] {
+                if 4 * planes.directions(lines) < dimension {
+                    continue; // no spectrum of embeddings falls so fast
+                }
+                let (guide, kept) = Self::train(kernels, frame, dimension, (lines, planes), codes, sources);
+                let lost = 1.0 - kept * (1.0 - planes.missed());
+                if best.as_ref().is_none_or(|(_, least)| lost < *least) {
+                    best = Some((guide, lost));
+                }
+            }
+            if best.as_ref().is_some_and(|(_, lost)| *lost <= ENOUGH) {
                 break;
             }
-            (guide, kept) = Self::train(kernels, frame, dimension, lines, codes, sources);
         }
-        guide
+        best.expect("the last width is tried for every dimension").0
     }
 
-    /// As `fit`, of so many lines; also returns the share of the rows' squared norms that is kept.
+    /// As `fit`, of so many lines and these planes; also returns the share of the rows' squared norms that the
+    /// directions keep.
     pub fn train(
         kernels: &Kernels,
         frame: &Frame,
         dimension: usize,
-        lines: usize,
+        (lines, planes): (usize, Planes),
         codes: &[Line],
         sources: &[Source],
     ) -> (Self, f32) {
         let count = codes.len() / dimension.div_ceil(LINE);
         let scales: Vec<f32> = sources[..count].iter().map(|source| source.scale).collect();
-        let (projection, kept) = Projection::train(kernels, codes, &scales, dimension, directions(lines));
+        let (projection, kept) = Projection::train(kernels, codes, &scales, dimension, planes.directions(lines));
         let largest = |value: fn(&Source) -> f32| sources.iter().map(value).fold(0.0f32, f32::max);
-        // f is half a step for an ordinary row; rows that one coordinate carries may need four times as much.
+        // f is half a step for an ordinary row; rows that one coordinate carries may need four times as much. The upper
+        // halves' step is four times as wide.
         let norm = (2.0 * largest(|source| source.bias)).sqrt();
-        let step = norm / (projection.outputs as f32).sqrt() * STEP;
+        let step = norm / (projection.outputs as f32).sqrt() * planes.step() * (planes.count() / 2).pow(2) as f32;
         let scale = (step * 2.0 / 65_535.0).max(f32::MIN_POSITIVE);
         let bias = (largest(|source| source.bias) / 65_535.0).max(f32::MIN_POSITIVE);
-        (Self { lines, frame: frame.clone(), projection, scale, bias }, kept)
+        // What a code misses of a row points anywhere among its directions.
+        let error = ((1.0 - kept * (1.0 - Planes::Two.missed())) / projection.outputs as f32).sqrt();
+        (Self { lines, planes, frame: frame.clone(), projection, scale, bias, error }, kept)
     }
 
-    /// Codes rows, given by their 8-bit codes and sources.
-    pub fn encode(&self, kernels: &Kernels, rows: &[Line], sources: &[Source], into: &mut [Line]) {
+    /// Room for the codes of so many rows.
+    pub fn room(&self, rows: usize) -> GuideCodes {
+        let array = |lines| pages::filled(rows * lines, Line([0; LINE]));
+        let fine = if self.planes == Planes::Four { self.lines } else { 0 };
+        GuideCodes { coarse: array(self.lines), fine: array(fine) }
+    }
+
+    /// Codes rows, given by their 8-bit codes and sources, into the two arrays of [`GuideCodes`].
+    pub fn encode(&self, kernels: &Kernels, rows: &[Line], sources: &[Source], coarse: &mut [Line], fine: &mut [Line]) {
         let (long, outputs) = (self.projection.lines(), self.projection.outputs);
         let padded = outputs.next_multiple_of(32);
         let mut packed = vec![Line::ZERO; padded * long * kernels.code_bytes];
@@ -164,48 +257,76 @@ impl Guide {
                 for ((y, dot), scale) in y.iter_mut().zip(&dots[q * padded..]).zip(&self.projection.scales) {
                     *y = *dot as f32 * scale * source.scale;
                 }
-                let at = first + q;
-                self.encode_row(&y, source, &mut into[at * self.lines..(at + 1) * self.lines]);
+                let places = (first + q) * self.lines..(first + q + 1) * self.lines;
+                self.encode_row(&y, source, &mut coarse[places.clone()], fine.get_mut(places).unwrap_or_default());
             }
         }
     }
 
-    fn encode_row(&self, y: &[f32], source: &Source, into: &mut [Line]) {
+    fn encode_row(&self, y: &[f32], source: &Source, coarse: &mut [Line], fine: &mut [Line]) {
         let square: f32 = y.iter().map(|y| y * y).sum();
         let spread = (square / y.len().max(1) as f32).sqrt();
-        let inverse = if spread.is_normal() { 1.0 / (STEP * spread) } else { 0.0 };
-        into.fill(Line([0; LINE]));
-        let mut along = 0.0;
+        let inverse = if spread.is_normal() { 1.0 / (self.planes.step() * spread) } else { 0.0 };
+        coarse.fill(Line([0; LINE]));
+        fine.fill(Line([0; LINE]));
+        let (mut along, mut along_upper) = (0.0, 0.0);
         for (j, y) in y.iter().enumerate() {
-            let code = rounded((y * inverse + 7.5).clamp(0.0, 15.0));
-            along += y * (2.0 * code - 15.0);
-            let (line, byte, high) = place(self.lines, j);
-            into[line].0[byte] |= (code as u8) << if high { 4 } else { 0 };
+            let code = rounded((y * inverse + 7.5).clamp(0.0, 15.0)) as u8;
+            along += y * (2.0 * f32::from(code) - 15.0);
+            along_upper += y * (2.0 * f32::from(code >> 2) - 3.0);
+            let (line, plane, byte) = place(self.lines, self.planes, j);
+            match self.planes {
+                Planes::Two => coarse[line].0[byte] |= code << (4 * plane),
+                Planes::Four => {
+                    coarse[line].0[byte] |= code >> 2 << (2 * plane);
+                    fine[line].0[byte] |= (code & 3) << (2 * plane);
+                }
+            }
         }
-        let factor = if along > 0.0 { square / along } else { 0.0 };
-        let stored = |value: f32, unit: f32| rounded((value / unit).clamp(0.0, 65_535.0)) as u16;
-        let last = &mut into[self.lines - 1].0;
-        last[60..62].copy_from_slice(&stored(factor, self.scale).to_le_bytes());
-        last[62..].copy_from_slice(&stored(source.bias, self.bias).to_le_bytes());
+        let stored = |value: f32, unit: f32| (rounded((value / unit).clamp(0.0, 65_535.0)) as u16).to_le_bytes();
+        let factor = |along: f32| stored(if along > 0.0 { square / along } else { 0.0 }, self.scale);
+        let last = &mut coarse[self.lines - 1].0;
+        last[60..62].copy_from_slice(&factor(if self.planes == Planes::Two { along } else { along_upper }));
+        last[62..].copy_from_slice(&stored(source.bias, self.bias));
+        if let Some(last) = fine.last_mut() {
+            last.0[60..62].copy_from_slice(&factor(along));
+        }
     }
 
     /// The row of this code as a query, by the Euclidean distance in the frame.
-    pub fn row_as_query(&self, code: &[Line], query: &mut GuideQuery) {
+    pub fn row_as_query(&self, codes: &GuideCodes, row: usize, query: &mut GuideQuery) {
+        let (planes, places) = (self.planes, row * self.lines..(row + 1) * self.lines);
+        let (coarse, fine) = (&codes.coarse[places.clone()], codes.fine.get(places).unwrap_or_default());
         query.codes.clear();
-        query.codes.resize(2 * self.lines, Line([0; LINE]));
+        query.codes.resize(planes.count() * self.lines, Line([0; LINE]));
         let mut sum = 0;
         for j in 0..self.projection.outputs {
-            let (line, byte, high) = place(self.lines, j);
-            let c = i32::from((code[line].0[byte] >> if high { 4 } else { 0 }) & 15);
-            query.codes[2 * line + usize::from(high)].0[byte] = (2 * c - 15) as i8 as u8;
-            sum += 2 * c - 15;
+            let (line, plane, byte) = place(self.lines, planes, j);
+            let code = match planes {
+                Planes::Two => coarse[line].0[byte] >> (4 * plane) & 15,
+                Planes::Four => (coarse[line].0[byte] >> (2 * plane) & 3) << 2 | fine[line].0[byte] >> (2 * plane) & 3,
+            };
+            let coordinate = 2 * i32::from(code) - 15;
+            query.codes[planes.count() * line + plane].0[byte] = coordinate as i8 as u8;
+            sum += coordinate;
         }
-        let last = &code[self.lines - 1].0;
-        let factor = f32::from(u16::from_le_bytes([last[60], last[61]]));
-        query.surplus = 15 * sum;
-        query.scale = factor * self.scale * self.scale;
+        let whole = if planes == Planes::Two { coarse } else { fine };
+        let factor = factors(whole, self.lines, 0) & 0xFFFF;
+        query.surplus = planes.surplus(sum);
+        query.scale = factor as f32 * self.scale * self.scale;
         query.bias = self.bias;
         query.square = f32::INFINITY;
+    }
+
+    /// Replaces the guide keys of these rows by those of both halves of their codes; there must be such.
+    pub fn fine_keys(&self, kernels: &Kernels, codes: &GuideCodes, rows: &mut [(f32, u32)], query: &GuideQuery) {
+        let lines = self.lines;
+        for (key, row) in rows {
+            let places = *row as usize * lines..(*row as usize + 1) * lines;
+            let dot = |codes: &[Line]| (kernels.dot_planes)(&codes[places.clone()], &query.codes);
+            let both = [factors(&codes.coarse, lines, *row), factors(&codes.fine, lines, *row)];
+            *key = query.fine_key([dot(&codes.coarse), dot(&codes.fine)], both[0], both[1]);
+        }
     }
 
     /// Codes a query of norm `norm`. For cosine and l2 the key grows with the Euclidean distance in the frame (of the
@@ -220,12 +341,12 @@ impl Guide {
         (kernels.scan)(&self.projection.codes, &into.high, &mut into.dots);
         into.point.clear();
         into.point.extend(into.dots.iter().zip(&self.projection.scales).map(|(dot, scale)| *dot as f32 * scale));
-        lay_out(self.lines, &mut into.point);
+        lay_out(self.lines, self.planes, &mut into.point);
         // Keys of a query very far away would leave the range of float32; there the direction alone matters.
         let far = largest > 1e12;
         into.query.bias = if metric == Metric::Dot || far { 0.0 } else { self.bias };
         into.query.square = if into.query.bias == 0.0 { f32::INFINITY } else { square as f32 };
-        into.query.set(kernels, &into.point, self.scale * if far { 1.0 } else { rounded / 127.0 });
+        into.query.set(kernels, self.planes, &into.point, self.scale * if far { 1.0 } else { rounded / 127.0 });
     }
 }
 

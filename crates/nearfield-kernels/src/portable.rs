@@ -2,7 +2,7 @@
 //! The bodies are `inline(always)`: the architecture files compile the same lines again with wider registers.
 
 use crate::dispatch::{Dots, Kernels, Level};
-use crate::guide::{GuideQuery, ordered};
+use crate::guide::{GuideQuery, factors, ordered};
 use crate::sum::Accumulator;
 use crate::walk::{self, Graph, Links, Reach, Steps, Walker};
 use crate::{BLOCK, Factors, LINE, Line, Weights, reference};
@@ -24,6 +24,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     tile,
     select,
     scan_pq: crate::pq::scan,
+    dot_planes,
     walk,
 };
 
@@ -286,6 +287,20 @@ pub(crate) fn select_from(
     }
 }
 
+fn dot_planes(row: &[Line], query: &[Line]) -> i32 {
+    let planes = query.len() / row.len();
+    let (bits, mask) = (8 / planes, u8::MAX >> (8 - 8 / planes));
+    let mut dot = 0;
+    for (line, query) in row.iter().zip(query.chunks_exact(planes)) {
+        for (plane, query) in query.iter().enumerate() {
+            let codes = line.0.iter().map(|byte| byte >> (plane * bits) & mask);
+            let products = codes.zip(query.0).map(|(code, q)| i16::from(code) * i16::from(q as i8));
+            dot += products.map(i32::from).sum::<i32>();
+        }
+    }
+    dot
+}
+
 struct Plain;
 
 impl Steps for Plain {
@@ -296,18 +311,8 @@ impl Steps for Plain {
     fn score(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
         let mut count = 0;
         for &row in rows {
-            let code = &graph.codes[row as usize * graph.lines..(row as usize + 1) * graph.lines];
-            let mut dot = 0;
-            for (line, halves) in code.iter().zip(query.codes.chunks_exact(2)) {
-                let mut sum = 0;
-                for j in 0..LINE {
-                    let (low, high) = (i16::from(line.0[j] & 15), i16::from(line.0[j] >> 4));
-                    sum += i32::from(low * i16::from(halves[0].0[j] as i8) + high * i16::from(halves[1].0[j] as i8));
-                }
-                dot += sum;
-            }
-            let last = &code[graph.lines - 1].0;
-            let key = ordered(query.key(dot, u32::from_le_bytes([last[60], last[61], last[62], last[63]])));
+            let dot = dot_planes(&graph.codes[row as usize * graph.lines..][..graph.lines], &query.codes);
+            let key = ordered(query.key(dot, factors(graph.codes, graph.lines, row)));
             found[count] = u64::from(key) << 32 | u64::from(row) << 1;
             count += usize::from(key < bar);
         }

@@ -39,13 +39,17 @@ pub fn select(dots: &[i32], factors: &[Factors], weights: &Weights, bar: f32) ->
         .collect()
 }
 
-/// Guide key of a row: 4-bit codes, then the two factors in the last four bytes.
+/// Guide key of a row: its codes in as many planes as the query has, then the two factors in the last four bytes.
 pub fn guide_key(row: &[u8], query: &GuideQuery) -> f32 {
     let codes: Vec<i32> = query.codes.iter().flat_map(|line| line.0).map(|code| i32::from(code as i8)).collect();
     let mut dot = 0;
+    let planes = codes.len() / row.len();
+    let levels: i32 = 1 << (8 / planes);
     for (i, byte) in row.iter().enumerate() {
-        let at = i / 64 * 128 + i % 64;
-        dot += i32::from(byte % 16) * codes[at] + i32::from(byte / 16) * codes[at + 64];
+        for plane in 0..planes {
+            let code = i32::from(*byte) / levels.pow(plane as u32) % levels;
+            dot += code * codes[i / 64 * 64 * planes + plane * 64 + i % 64];
+        }
     }
     let number = |at: usize| f32::from(u16::from_le_bytes([row[at], row[at + 1]]));
     let (factor, offset) = (number(row.len() - 4), number(row.len() - 2));

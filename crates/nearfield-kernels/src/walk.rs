@@ -114,6 +114,11 @@ impl Walker {
         &self.pool[..self.length]
     }
 
+    /// Guide keys and nodes, nearest first.
+    pub fn keyed(&self) -> impl Iterator<Item = (f32, u32)> + '_ {
+        self.pool[..self.length].iter().map(|entry| (unordered((entry >> 32) as u32), node_of(*entry)))
+    }
+
     /// The nodes alone.
     pub fn nodes(&self) -> impl Iterator<Item = u32> + '_ {
         self.pool[..self.length].iter().map(|entry| node_of(*entry))

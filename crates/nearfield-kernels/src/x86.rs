@@ -540,6 +540,7 @@ entries! {
     avx2_scan => avx2::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
     avx2_tile => avx2::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
     avx2_scan_pq => x86_pq::avx2::scan_pq, (c: &[Line], t: &Table, b: &[f32], s: f32, r: f32, o: &mut Vec<(f32, u32)>);
+    avx2_dot_planes => x86_graph::avx2::dot_planes, (row: &[Line], query: &[Line]) -> i32;
     avx2_walk => x86_graph::avx2::walk, (walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
     avx2_select => avx2::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
     avx512_dot_exact => avx512::dot_exact, (x: &[f32], y: &[f32]) -> f64;
@@ -554,6 +555,7 @@ entries! {
     avx512_pack_rows => avx512::pack_rows, (codes: &[Line], lines: usize, packed: &mut [Line]);
     avx512_tile => avx512::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
     avx512_scan_pq => x86_pq::avx512::scan_pq, (c: &[Line], t: &Table, b: &[f32], s: f32, r: f32, o: &mut Vec<(f32, u32)>);
+    avx512_dot_planes => x86_graph::avx512::dot_planes, (row: &[Line], query: &[Line]) -> i32;
     avx512_walk => x86_graph::avx512::walk, (walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
     avx512_select => avx512::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
 }
@@ -575,6 +577,7 @@ static AVX2: Kernels = Kernels {
     tile: avx2_tile,
     select: avx2_select,
     scan_pq: avx2_scan_pq,
+    dot_planes: avx2_dot_planes,
     walk: avx2_walk,
 };
 
@@ -595,5 +598,6 @@ static AVX512: Kernels = Kernels {
     tile: avx512_tile,
     select: avx512_select,
     scan_pq: avx512_scan_pq,
+    dot_planes: avx512_dot_planes,
     walk: avx512_walk,
 };

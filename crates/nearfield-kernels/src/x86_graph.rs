@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::guide::{GuideQuery, ordered};
+use crate::guide::{GuideQuery, factors, ordered};
 use crate::walk::{self, Graph, Links, NONE, Reach, SPARE, Steps, Walker};
 use crate::{LINE, Line};
 
@@ -13,36 +13,27 @@ pub fn prefetch<T>(slice: &[T], at: usize) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().wrapping_add(at).cast()) }
 }
 
-/// Factors of a row: the last four bytes of its code.
-#[inline(always)]
-fn factors(codes: &[Line], lines: usize, row: u32) -> u32 {
-    let last = &codes[row as usize * lines + lines - 1].0;
-    u32::from_le_bytes([last[60], last[61], last[62], last[63]])
-}
-
 pub mod avx2 {
     use super::*;
 
+    /// Sum of the products of a row with a query that has `P` planes.
     #[target_feature(enable = "avx2")]
-    fn products(row: &[Line], query: &[Line]) -> i32 {
-        assert!(query.len() == 2 * row.len());
-        let (mask, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+    fn products<const P: usize>(row: &[Line], query: &[Line]) -> i32 {
+        assert!(query.len() == P * row.len() && (P == 2 || P == 4));
+        let (mask, ones) = (_mm256_set1_epi8((255u8 >> (8 - 8 / P)) as i8), _mm256_set1_epi16(1));
         let mut sum = _mm256_setzero_si256();
-        for (line, halves) in row.iter().zip(query.chunks_exact(2)) {
+        for (line, planes) in row.iter().zip(query.chunks_exact(P)) {
             let mut words = _mm256_setzero_si256();
             for j in [0, LINE / 2] {
                 // SAFETY: lines are 64 bytes on a boundary of 64; j + 32 <= 64.
-                let (codes, low, high) = unsafe {
-                    (
-                        _mm256_load_si256(line.0.as_ptr().add(j).cast()),
-                        _mm256_load_si256(halves[0].0.as_ptr().add(j).cast()),
-                        _mm256_load_si256(halves[1].0.as_ptr().add(j).cast()),
-                    )
-                };
-                // Four sums of two products up to 15 * 127 each stay inside 16 bits.
-                let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), mask);
-                words = _mm256_add_epi16(words, _mm256_maddubs_epi16(_mm256_and_si256(codes, mask), low));
-                words = _mm256_add_epi16(words, _mm256_maddubs_epi16(upper, high));
+                let mut codes = unsafe { _mm256_load_si256(line.0.as_ptr().add(j).cast()) };
+                for plane in planes {
+                    // SAFETY: as above.
+                    let factors = unsafe { _mm256_load_si256(plane.0.as_ptr().add(j).cast()) };
+                    // Sums of two products up to 15 * 127, four times, or up to 3 * 127, eight times, stay inside 16 bits.
+                    words = _mm256_add_epi16(words, _mm256_maddubs_epi16(_mm256_and_si256(codes, mask), factors));
+                    codes = if P == 2 { _mm256_srli_epi16::<4>(codes) } else { _mm256_srli_epi16::<2>(codes) };
+                }
             }
             sum = _mm256_add_epi32(sum, _mm256_madd_epi16(words, ones));
         }
@@ -51,9 +42,14 @@ pub mod avx2 {
         _mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32::<0b10_11_00_01>(quarter)))
     }
 
-    struct Avx2;
+    #[target_feature(enable = "avx2")]
+    pub fn dot_planes(row: &[Line], query: &[Line]) -> i32 {
+        if query.len() == 2 * row.len() { products::<2>(row, query) } else { products::<4>(row, query) }
+    }
 
-    impl Steps for Avx2 {
+    struct Avx2<const P: usize>;
+
+    impl<const P: usize> Steps for Avx2<P> {
         #[inline(always)]
         fn unseen(links: &[Links], seen: &[u32], fresh: &mut [u32]) -> usize {
             walk::unseen(links, seen, fresh)
@@ -65,7 +61,7 @@ pub mod avx2 {
             for &row in rows {
                 let at = row as usize * graph.lines;
                 // SAFETY: only `walk` below names this type, and it is compiled for AVX2.
-                let dot = unsafe { products(&graph.codes[at..at + graph.lines], &query.codes) };
+                let dot = unsafe { products::<P>(&graph.codes[at..at + graph.lines], &query.codes) };
                 let key = ordered(query.key(dot, factors(graph.codes, graph.lines, row)));
                 found[count] = u64::from(key) << 32 | u64::from(row) << 1;
                 count += usize::from(key < bar);
@@ -81,7 +77,10 @@ pub mod avx2 {
 
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
     pub fn walk(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
-        walk::walk::<Avx2>(walker, graph, query, reach);
+        match query.codes.len() / graph.lines {
+            2 => walk::walk::<Avx2<2>>(walker, graph, query, reach),
+            _ => walk::walk::<Avx2<4>>(walker, graph, query, reach),
+        }
     }
 }
 
@@ -108,34 +107,67 @@ pub mod avx512 {
         _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(first), other)
     }
 
-    /// Sums of the products of eight rows, and their factors.
+    /// Adds the products of a line of codes in `P` planes with the lines of a query that begin at `query`.
+    ///
+    /// # Safety
+    /// `P` lines can be read there.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn add<const P: usize>(total: __m512i, codes: __m512i, query: *const Line) -> __m512i {
+        let mask = _mm512_set1_epi8((255u8 >> (8 - 8 / P)) as i8);
+        // SAFETY: the caller's word; lines are 64 bytes on a boundary of 64.
+        let plane = |i: usize| unsafe { _mm512_load_si512(query.add(i).cast()) };
+        let first = _mm512_dpbusd_epi32(total, _mm512_and_si512(codes, mask), plane(0));
+        if P == 2 {
+            return _mm512_dpbusd_epi32(first, _mm512_and_si512(_mm512_srli_epi16::<4>(codes), mask), plane(1));
+        }
+        let second = _mm512_dpbusd_epi32(first, _mm512_and_si512(_mm512_srli_epi16::<2>(codes), mask), plane(1));
+        let third = _mm512_dpbusd_epi32(second, _mm512_and_si512(_mm512_srli_epi16::<4>(codes), mask), plane(2));
+        _mm512_dpbusd_epi32(third, _mm512_and_si512(_mm512_srli_epi16::<6>(codes), mask), plane(3))
+    }
+
+    /// Sums of the products of eight rows with a query that has `P` planes, and their factors.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn eight(codes: &[Line], lines: usize, rows: [u32; 8], query: &[Line]) -> (__m256i, __m256i) {
-        let mask = _mm512_set1_epi8(15);
+    fn eight<const P: usize>(codes: &[Line], lines: usize, rows: [u32; 8], query: &[Line]) -> (__m256i, __m256i) {
         let mut totals = [_mm512_setzero_si512(); 8];
-        assert!(query.len() == 2 * lines && lines > 0);
+        assert!(query.len() == P * lines && lines > 0);
         let starts = rows.map(|row| row as usize * lines);
         assert!(starts.iter().all(|start| start + lines <= codes.len()));
         for line in 0..lines {
-            // SAFETY: lines are 64 bytes on a boundary of 64; every index was checked above.
-            unsafe {
-                let low = _mm512_load_si512(query.as_ptr().add(2 * line).cast());
-                let high = _mm512_load_si512(query.as_ptr().add(2 * line + 1).cast());
-                for r in 0..8 {
+            for r in 0..8 {
+                // SAFETY: lines are 64 bytes on a boundary of 64; every index was checked above.
+                totals[r] = unsafe {
                     let row = _mm512_load_si512(codes.as_ptr().add(starts[r] + line).cast());
-                    let lower = _mm512_dpbusd_epi32(totals[r], _mm512_and_si512(row, mask), low);
-                    let upper = _mm512_and_si512(_mm512_srli_epi16::<4>(row), mask);
-                    totals[r] = _mm512_dpbusd_epi32(lower, upper, high);
-                }
+                    add::<P>(totals[r], row, query.as_ptr().add(P * line))
+                };
             }
         }
         let [a, b, c, d, e, f, g, h] = rows.map(|row| factors(codes, lines, row) as i32);
         (sums(totals), _mm256_setr_epi32(a, b, c, d, e, f, g, h))
     }
 
-    struct Avx512;
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    pub fn dot_planes(row: &[Line], query: &[Line]) -> i32 {
+        let planes = query.len() / row.len();
+        assert!(query.len() == planes * row.len() && (planes == 2 || planes == 4));
+        let mut total = _mm512_setzero_si512();
+        for (line, query) in row.iter().zip(query.chunks_exact(planes)) {
+            // SAFETY: lines are 64 bytes on a boundary of 64; there are as many lines of the query as planes.
+            total = unsafe {
+                let codes = _mm512_load_si512(line.0.as_ptr().cast());
+                if planes == 2 {
+                    add::<2>(total, codes, query.as_ptr())
+                } else {
+                    add::<4>(total, codes, query.as_ptr())
+                }
+            };
+        }
+        _mm512_reduce_add_epi32(total)
+    }
 
-    impl Steps for Avx512 {
+    struct Avx512<const P: usize>;
+
+    impl<const P: usize> Steps for Avx512<P> {
         #[inline(always)]
         fn unseen(links: &[Links], seen: &[u32], fresh: &mut [u32]) -> usize {
             // SAFETY: only `walk` below names this type, and it is compiled for these features.
@@ -145,7 +177,7 @@ pub mod avx512 {
         #[inline(always)]
         fn score(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
             // SAFETY: as above.
-            unsafe { score(graph, rows, query, bar, found) }
+            unsafe { score::<P>(graph, rows, query, bar, found) }
         }
 
         #[inline(always)]
@@ -180,7 +212,7 @@ pub mod avx512 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,bmi1,bmi2,popcnt")]
-    fn score(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
+    fn score<const P: usize>(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
         assert!(found.len() >= rows.len() + SPARE);
         let (surplus, bar) = (_mm256_set1_epi32(query.surplus), _mm256_set1_epi32(bar as i32));
         let (scale, bias) = (_mm256_set1_ps(query.scale), _mm256_set1_ps(query.bias));
@@ -190,7 +222,7 @@ pub mod avx512 {
                 Some(whole) => *whole,
                 None => [0, 1, 2, 3, 4, 5, 6, 7].map(|i| chunk[i.min(chunk.len() - 1)]),
             };
-            let (dots, both) = eight(graph.codes, graph.lines, list, &query.codes);
+            let (dots, both) = eight::<P>(graph.codes, graph.lines, list, &query.codes);
             let dots = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_slli_epi32::<1>(dots), surplus));
             let factor = _mm256_cvtepi32_ps(_mm256_and_si256(both, _mm256_set1_epi32(0xFFFF)));
             let offset = _mm256_cvtepi32_ps(_mm256_srli_epi32::<16>(both));
@@ -247,6 +279,9 @@ pub mod avx512 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,bmi1,bmi2,popcnt")]
     pub fn walk(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
-        walk::walk::<Avx512>(walker, graph, query, reach);
+        match query.codes.len() / graph.lines {
+            2 => walk::walk::<Avx512<2>>(walker, graph, query, reach),
+            _ => walk::walk::<Avx512<4>>(walker, graph, query, reach),
+        }
     }
 }

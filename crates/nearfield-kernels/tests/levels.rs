@@ -1,7 +1,7 @@
 //! Every level of kernels against the slow reference: odd sizes, unaligned slices, extreme values.
 #![allow(missing_docs)]
 
-use nearfield_kernels::guide::{Guide, GuideQuery, GuideScratch, Source, directions, ordered};
+use nearfield_kernels::guide::{Guide, GuideQuery, GuideScratch, Planes, Source, ordered};
 use nearfield_kernels::quantize::{Frame, absent, lines};
 use nearfield_kernels::walk::{Graph, Links, NONE, Reach, WIDEST, Walker};
 use nearfield_kernels::{
@@ -257,13 +257,13 @@ fn codes_of_ordinary_rows_are_tight() {
 #[test]
 fn guide_keys_equal_the_reference_on_every_level() {
     let mut random = Random(7);
-    for lines in [1, 2, 3, 4, 6] {
+    for (lines, planes) in [(1, 2), (2, 2), (3, 2), (4, 2), (6, 2), (1, 4), (2, 4), (3, 4)] {
         let rows = 41;
         let codes: Vec<Line> = (0..rows * lines).map(|_| Line(std::array::from_fn(|_| random.next() as u8))).collect();
-        let mut query = random.codes(2 * lines, 0);
-        let last = query.len() - 2;
+        let mut query = random.codes(planes * lines, 0);
+        let last = query.len() - planes;
         query[last..].iter_mut().for_each(|line| line.0[60..].fill(0));
-        let surplus = 15 * bytes(&query).iter().map(|byte| i32::from(*byte as i8)).sum::<i32>();
+        let surplus = [15, 3][planes / 4] * bytes(&query).iter().map(|byte| i32::from(*byte as i8)).sum::<i32>();
         let query = GuideQuery {
             codes: query,
             surplus,
@@ -273,6 +273,15 @@ fn guide_keys_equal_the_reference_on_every_level() {
         };
         let keys: Vec<u32> =
             codes.chunks(lines).map(|row| ordered(reference::guide_key(&bytes(row), &query))).collect();
+        every_level(|kernels| {
+            for row in codes.chunks(lines) {
+                let plain = GuideQuery { surplus: 0, scale: -0.5, bias: 0.0, ..query.clone() };
+                let mut of_one = bytes(row);
+                let end = of_one.len() - 4;
+                of_one[end..].copy_from_slice(&[1, 0, 0, 0]);
+                assert_eq!((kernels.dot_planes)(row, &query.codes) as f32, reference::guide_key(&of_one, &plain));
+            }
+        });
         // Everybody is everybody's neighbour, or the next few are: a wide walk finds all, a narrow one the nearest.
         for (degree, width) in [(16usize, 1usize), (16, 3), (7, 41), (32, 17), (41, 41), (41, 8), (41, 100)] {
             let wide = degree.div_ceil(Links::WIDTH);
@@ -329,15 +338,18 @@ fn coded(count: usize, dimension: usize) -> (Vec<f32>, Frame, Vec<Line>, Vec<Sou
 
 #[test]
 fn guide_keys_follow_the_distance_and_do_not_depend_on_the_level() {
-    for dimension in [1, 2, 7, 100, 120, 121, 248, 400] {
+    let both = [Planes::Two, Planes::Four]
+        .into_iter()
+        .flat_map(|planes| [1, 2, 7, 60, 61, 100, 120, 121, 240, 241, 248, 400].map(|dimension| (planes, dimension)));
+    for (planes, dimension) in both {
         let count = 300;
         let (data, frame, codes, sources) = coded(count, dimension);
-        let width = if dimension <= directions(1) { 1 } else { 2 };
-        let mut made: Vec<(Vec<Line>, Vec<u32>)> = Vec::new();
+        let width = if dimension <= planes.directions(1) { 1 } else { 2 };
+        let mut made = Vec::new();
         every_level(|kernels| {
-            let (guide, _) = Guide::train(kernels, &frame, dimension, width, &codes, &sources);
-            let mut rows = vec![Line([0; LINE]); count * width];
-            guide.encode(kernels, &codes, &sources, &mut rows);
+            let (guide, _) = Guide::train(kernels, &frame, dimension, (width, planes), &codes, &sources);
+            let mut rows = guide.room(count);
+            guide.encode(kernels, &codes, &sources, &mut rows.coarse, &mut rows.fine);
             let mut scratch = GuideScratch::default();
             let query = &data[..dimension];
             guide.encode_query(kernels, Metric::L2, query, 0.0, &mut scratch);
@@ -346,7 +358,7 @@ fn guide_keys_follow_the_distance_and_do_not_depend_on_the_level() {
                 let degree = WIDEST * Links::WIDTH;
                 *place = ((i / degree + 1 + i % degree) % count) as u32;
             }
-            let graph = Graph { codes: &rows, lines: width, links: &links, width: WIDEST, entries: 9 };
+            let graph = Graph { codes: &rows.coarse, lines: width, links: &links, width: WIDEST, entries: 9 };
             let mut walker = Walker::default();
             (kernels.walk)(&mut walker, &graph, &scratch.query, Reach::wide(count));
             let order: Vec<u32> = walker.nodes().collect();
@@ -359,7 +371,23 @@ fn guide_keys_follow_the_distance_and_do_not_depend_on_the_level() {
                 );
                 assert!(order[..3].contains(&0) && near < far, "{dimension} {near} {far}");
             }
-            made.push((rows, order));
+            let mut keyed: Vec<(f32, u32)> = walker.keyed().collect();
+            if planes == Planes::Four {
+                // Whole codes tell distances better than their upper halves.
+                let off = |keyed: &[(f32, u32)]| {
+                    let of = |(key, row): &(f32, u32)| {
+                        let moved = scratch.query.square + 2.0 * key;
+                        let right = reference::l2(&data[*row as usize * dimension..][..dimension], query);
+                        (f64::from(moved) / guide.frame.sigma().powi(2) - right).powi(2)
+                    };
+                    keyed.iter().map(of).sum::<f64>()
+                };
+                let coarse = off(&keyed);
+                guide.fine_keys(kernels, &rows, &mut keyed, &scratch.query);
+                assert!(dimension < 60 || off(&keyed) < coarse / 4.0, "{dimension} {} {coarse}", off(&keyed));
+            }
+            let keys = keyed.iter().map(|(key, _)| ordered(*key)).collect();
+            made.push(([rows.coarse, rows.fine], [order, keys]));
         });
         assert!(made.windows(2).all(|pair| pair[0] == pair[1]), "{dimension}");
     }
@@ -435,25 +463,31 @@ fn queries_are_placed_and_coded_the_same_on_every_level() {
 #[test]
 fn a_guide_takes_no_more_lines_than_the_rows_need() {
     let flat = |dimension: usize| {
+        let count = 4 * dimension;
         let mut random = Random(11);
-        let data = random.floats(300 * dimension);
+        let data = random.floats(count * dimension);
         let frame = Frame::train(Metric::L2, dimension, &data, &[]);
-        let mut codes = vec![Line::ZERO; 300 * lines(dimension)];
-        let (mut factors, mut scratch) = (absent(300), Vec::new());
+        let mut codes = vec![Line::ZERO; count * lines(dimension)];
+        let (mut factors, mut scratch) = (absent(count), Vec::new());
         for (i, row) in data.chunks(dimension).enumerate() {
             let code = &mut codes[i * lines(dimension)..(i + 1) * lines(dimension)];
             frame.encode(row, None, &mut scratch, code, &mut factors[i / BLOCK], i % BLOCK);
         }
-        (frame, codes, vec![Source { scale: 0.01, bias: 0.5 }; 300])
+        (frame, codes, vec![Source { scale: 0.01, bias: 0.5 }; count])
     };
     let falling = |dimension: usize| {
         let (_, frame, codes, sources) = coded(300, dimension);
         (frame, codes, sources)
     };
     // As many lines as directions with as much weight as any other need; one, where the first few carry nearly all.
-    for (dimension, made, wanted) in
-        [(100, flat(100), 1), (128, flat(128), 1), (240, flat(240), 2), (128, falling(128), 1), (400, falling(400), 1)]
-    {
+    for (dimension, made, wanted) in [
+        (100, flat(100), 1),
+        (128, flat(128), 1),
+        (240, flat(240), 1),
+        (400, flat(400), 2),
+        (128, falling(128), 1),
+        (400, falling(400), 1),
+    ] {
         let (frame, codes, sources) = made;
         let guide = Guide::fit(kernels(), &frame, dimension, &codes, &sources);
         assert_eq!(guide.lines, wanted, "{dimension}");
