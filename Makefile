@@ -52,9 +52,10 @@ fmt: $(VENV)/.deps  ## format everything
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.deps $(VENV)/.build  ## the exact index against NumPy and faiss; prints the table of the README
+bench: $(VENV)/.deps $(VENV)/.build  ## nearfield against its peers: prints the tables of the README (an hour at the first time)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]' --no-build-isolation
 	$(BIN)/python benchmarks/flat.py
+	$(BIN)/python benchmarks/ann.py
 
 clean:           ## remove everything that was built
 	rm -rf $(VENV) target dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

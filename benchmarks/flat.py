@@ -184,6 +184,7 @@ def main() -> None:
     import numpy as np
 
     import data
+    import machine
     import nearfield as nf
 
     build = nf.build_info()
@@ -200,10 +201,10 @@ def main() -> None:
     index, peer = nf.Index(rows.shape[1], "dot", kind="flat", threads=options.threads), faiss.IndexFlatIP(rows.shape[1])
     built, memory = {}, {"NumPy": 4 * rows.shape[1]}
     for name, filled in (("nearfield", index), ("faiss IndexFlatIP", peer)):
-        before, start = resident(), time.perf_counter()
+        before, start = machine.resident(), time.perf_counter()
         filled.add(rows)
         built[name] = time.perf_counter() - start
-        memory[name] = round((resident() - before) / len(rows))
+        memory[name] = round((machine.resident() - before) / len(rows))
 
     checked = queries[: options.checked]
     ids, _, report = index.search(checked, k, report=True)
@@ -214,7 +215,7 @@ def main() -> None:
         f"{wrong} mismatches in {len(checked)} queries, {report.rows_reread / len(checked):.0f} rows re-read",
         file=sys.stderr,
     )
-    limit, load = limits(options.threads), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    limit, load = limits(options.threads), machine.load()
 
     def each(search: Callable[[Any], Any]) -> Callable[[int], int]:
         def run(number: int) -> int:
@@ -285,34 +286,13 @@ def main() -> None:
             "faiss": faiss.__version__,
             "python": sys.version.split()[0],
         },
-        "processor": processor(),
-        "commit": commit(),
+        "processor": machine.processor(),
+        "commit": machine.commit(),
         "command": " ".join(["python", "benchmarks/flat.py", *sys.argv[1:]]),
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
-
-
-def resident() -> int:
-    """Bytes of memory that this process holds (0 where the system does not tell)."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-def commit() -> str:
-    run = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True)
-    return run.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":
