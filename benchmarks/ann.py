@@ -193,29 +193,29 @@ def main() -> None:
                     indexes[name].update(loaded)
     if options.build:
         return
-    busy = machine.load()
-    result = {
+    stem = Path(options.data).stem + (f"-{options.rows}" if options.rows else "")
+    output = options.output or HERE / "results" / f"ann-{stem}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {
         **prepared.about,
         "threads": options.threads,
         "rounds": options.rounds,
         "processor": machine.processor(),
         "commit": machine.commit(),
-        "load_before": busy,
+        "load_before": machine.load(),
         "command": " ".join(["python benchmarks/ann.py", *sys.argv[1:]]),
         "left_out": left_out,
         "indexes": indexes,
-        "k": {str(k): measure(children, k, options) for k in options.k},
-        "load_after": machine.load(),
+        "k": {},
     }
-    for name, child in children.items():
-        held = child.ask("memory")
-        if not isinstance(held, str):
-            indexes[name]["bytes_a_vector"] = round(held / prepared.about["rows"])
+    for k in options.k:
+        result["k"][str(k)] = measure(children, k, options)
+        for name in result["k"][str(k)]:
+            indexes[name]["bytes_a_vector"] = round(children[name].ask("memory") / prepared.about["rows"])
+        result["load_after"] = machine.load()
+        output.write_text(json.dumps(result, indent=1) + "\n")  # a later k may take long
+    for child in children.values():
         child.end()
-    stem = Path(options.data).stem + (f"-{options.rows}" if options.rows else "")
-    output = options.output or HERE / "results" / f"ann-{stem}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
     draw(result, output)
 
