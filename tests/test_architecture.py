@@ -62,6 +62,7 @@ UNSAFE = {  # the only Rust files that may say `unsafe`, and why
     "nearfield-kernels/src/x86_graph.rs": "SIMD instructions of walks through a graph, and prefetching",
     "nearfield-kernels/src/x86_pq.rs": "SIMD instructions of product quantisation",
     "nearfield-kernels/src/pages.rs": "asks for large pages",
+    "nearfield-index/src/mapped.rs": "maps files, whose bytes are numbers",
     "nearfield-kernels/src/x86": "SIMD instructions, one file per instruction set",
     "nearfield-kernels/src/dispatch.rs": "calls what x86.rs may only do after the CPU was looked at",
 }

@@ -337,7 +337,7 @@ def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
         damaged[place] ^= 1 << int(RNG.integers(8))
         path.write_bytes(damaged)
         with pytest.raises(errors.StorageError, match=r"index\.nfi"):
-            nf.Index.load(path)
+            nf.Index.load(path, verify=True)
 
 
 def test_every_truncation_is_noticed(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_flipped_vector_is_called_corrupt(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(errors.Corrupt, match=r"index\.nfi"):
-        nf.Index.load(path)
+        nf.Index.load(path, verify=True)
 
 
 def test_another_kind_of_file_is_called_that(tmp_path: Path) -> None:

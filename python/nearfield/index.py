@@ -24,6 +24,9 @@ KINDS = ("auto", "flat", "hnsw", "ivf", "ivf_pq", "lsh")
 
 _FLOAT32 = np.dtype(np.float32)
 
+# Bytes of vectors of another dtype that are converted at a time where they are kept on the disk.
+_PIECE = 64 << 20
+
 
 def build_info() -> dict[str, Any]:
     """What this binary is: `version`, `profile`, and the SIMD level in use (`simd`) of those in `simd_available`.
@@ -48,6 +51,10 @@ class Index:
             looks into hash tables. "auto" is exact up to 2^26 numbers (175,000 rows of 384) and builds a graph beyond;
             then a search that states a recall walks it, and one that states none is exact up to 2^27 numbers.
         threads: Threads for one call at the most; None means one for every core. Small calls use fewer.
+        on_disk: A folder in which the vectors are kept instead of in memory, in files that have no name and are gone
+            with the index (`save` writes one that stays). In memory remain codes of 8 bits, a quarter of the bytes, and
+            the graph, lists or tables. A search reads a few vectors in full, a page of the disk each unless the system
+            has kept them. Up to 64 MB of vectors that come in small calls wait in memory for more.
 
     Raises:
         InvalidInput: An argument is out of range; the message has the valid values.
@@ -62,7 +69,15 @@ class Index:
         ([2, 0], [0.949, 0.894])
     """
 
-    def __init__(self, dimension: int, metric: Metric = "cosine", *, kind: str = "auto", threads: int | None = None):
+    def __init__(
+        self,
+        dimension: int,
+        metric: Metric = "cosine",
+        *,
+        kind: str = "auto",
+        threads: int | None = None,
+        on_disk: str | os.PathLike[str] | None = None,
+    ):
         dimension = _whole(dimension, "dimension")
         if not 1 <= dimension <= 65_535:
             raise InvalidInput(f"dimension must be from 1 to 65,535, got {dimension}")
@@ -72,7 +87,8 @@ class Index:
             raise InvalidInput(f"unknown kind {kind!r}: use one of {', '.join(KINDS)}")
         self.threads = threads
         self._dimension = dimension
-        self._native = _native.Index(dimension, metric, kind)
+        self._folder = _folder(on_disk)
+        self._native = _native.Index(dimension, metric, kind, self._folder)
 
     @property
     def dimension(self) -> int:
@@ -91,8 +107,13 @@ class Index:
 
     @property
     def memory(self) -> int:
-        """Bytes held: the vectors, their codes, and the graph, lists or tables beside them."""
-        return sum(self._native.bytes)
+        """Bytes held in memory: the vectors, their codes, and the graph, lists or tables beside them."""
+        return sum(self._native.bytes[:2])
+
+    @property
+    def mapped(self) -> int:
+        """Bytes of vectors that stay in files (after `load`, or with `on_disk`) and are read there when needed."""
+        return self._native.bytes[2]
 
     @property
     def built(self) -> bool:
@@ -125,7 +146,8 @@ class Index:
         """Add vectors, all or none of them; they are found by the next search.
 
         Args:
-            vectors: Shape (n, dimension), or (dimension,) for one; any float or integer dtype, kept as float32.
+            vectors: Shape (n, dimension), or (dimension,) for one; any float or integer dtype, kept as float32. With
+                `on_disk` an array may be larger than memory: `index.add(np.load("rows.npy", mmap_mode="r"))`.
             ids: Shape (n,), whole numbers from 0 on, not in the index yet. Default: counted up from the largest so far.
 
         Returns:
@@ -134,9 +156,15 @@ class Index:
         Raises:
             InvalidInput: Wrong dimension, NaN or infinity (it names the row), ids not whole, negative or given twice.
             AlreadyExists: An id is in the index.
+            StorageError: The folder given as `on_disk` cannot be written to.
         """
-        matrix = np.empty((0, self.dimension), np.float32) if _is_empty(vectors) else self._matrix(vectors, "vectors")
-        return self._native.add(matrix, None if ids is None else _ids(ids, "ids"), self.threads)
+        given = None if ids is None else _ids(ids, "ids")
+        try:
+            empty = _is_empty(vectors)
+            matrix = np.empty((0, self.dimension), np.float32) if empty else self._matrix(vectors, "vectors")
+            return self._native.add(matrix, given, self.threads)
+        except OSError as error:
+            raise StorageError(f"cannot keep vectors in {self._folder}: {_reason(error)}; nothing was added") from error
 
     def remove(self, ids: ArrayLike) -> int:
         """Remove vectors by id, all or none of them; returns how many.
@@ -231,8 +259,24 @@ class Index:
             raise StorageError(f"cannot write the index to {os.fspath(path)}: {_reason(error)}") from error
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None) -> Index:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        verify: bool = False,
+        on_disk: str | os.PathLike[str] | None = None,
+    ) -> Index:
         """Read an index that `save` wrote.
+
+        The vectors stay in the file, whose name may be given to another one meanwhile, but whose bytes must not change.
+        All else is read and checked. Vectors added later are held in memory, or `on_disk`.
+
+        Args:
+            path: The file.
+            threads: As for a new index.
+            verify: Also read all vectors and check that they are what was written.
+            on_disk: As for a new index.
 
         Raises:
             NotFound: There is no such file.
@@ -242,8 +286,9 @@ class Index:
         """
         index = cls.__new__(cls)
         index.threads = threads
+        index._folder = _folder(on_disk)
         try:
-            index._native = _native.Index.load(os.fspath(path), index.threads)
+            index._native = _native.Index.load(os.fspath(path), index.threads, verify, index._folder)
         except StorageError:
             raise
         except FileNotFoundError as error:
@@ -255,7 +300,8 @@ class Index:
 
     def __reduce__(self) -> tuple[Any, ...]:
         ids, vectors = self._native.export()
-        return _rebuild, (self.dimension, self.metric, self.kind, self.threads, self._native.next_id, ids, vectors)
+        made = (self.dimension, self.metric, self.kind, self.threads, self._folder)
+        return _rebuild, (*made, self._native.next_id, ids, vectors)
 
     def _matrix(self, values: ArrayLike, name: str) -> NDArray[np.float32]:
         """`values` as a C-ordered float32 array of shape (n, dimension)."""
@@ -284,6 +330,9 @@ class Index:
                 f"{name} must have shape (n, {self.dimension}): this index has dimension {self.dimension}, got {got}"
             )
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinity, and is refused as such
+            ready = array.dtype == np.float32 and array.flags.carray
+            if self._folder is not None and array.size * 4 > _PIECE and not ready:
+                return _converted(array, self._folder)
             return np.require(array, dtype=np.float32, requirements=["C", "A"])
 
     def _allowed(self, allow: ArrayLike) -> NDArray[np.bool_] | NDArray[np.int64]:
@@ -302,14 +351,33 @@ def _rebuild(
     metric: Metric,
     kind: str,
     threads: int,
+    folder: str | None,
     next_id: int,
     ids: NDArray[np.int64],
     vectors: NDArray[np.float32],
 ) -> Index:
-    index = Index(dimension, metric, kind=kind, threads=threads)
+    index = Index(dimension, metric, kind=kind, threads=threads, on_disk=folder)
     index.add(vectors, ids)
     index._native.next_id = next_id
     return index
+
+
+def _converted(array: NDArray[Any], folder: str) -> NDArray[np.float32]:
+    """`array` as C-ordered float32 in a file without a name: it may be larger than memory."""
+    import tempfile
+
+    step = max(1, _PIECE // (4 * array.shape[-1]))
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for start in range(0, len(array), step):
+            file.write(np.ascontiguousarray(array[start : start + step], np.float32).data)
+        file.flush()
+        return np.memmap(file, np.float32, "r", shape=array.shape)
+
+
+def _folder(folder: str | os.PathLike[str] | None) -> str | None:
+    if folder is not None and not os.path.isdir(folder):
+        raise InvalidInput(f"on_disk must be a folder that is there, got {os.fspath(folder)!r}")
+    return None if folder is None else os.path.abspath(os.fsdecode(folder))
 
 
 def _is_empty(values: Any) -> bool:

@@ -229,7 +229,7 @@ class LiveIndex(Published[Index]):
         return Index(state.dimension, metric, kind=self.kind)
 
     def loaded(self, path: Path, state: State) -> Index:
-        index = Index.load(path)
+        index = Index.load(path, verify=True)
         if (index.dimension, index.metric) != (state.dimension, state.metric):
             raise Corrupt(f"{path} is the index of another collection")
         return index

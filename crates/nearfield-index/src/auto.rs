@@ -53,6 +53,10 @@ impl Kind for Auto {
         self.0.keep_next_id(next);
     }
 
+    fn keep_in(&mut self, folder: &Path) {
+        self.0.keep_in(folder);
+    }
+
     fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
         self.0.add(vectors, ids, threads)
     }

@@ -1,21 +1,31 @@
 //! Index files (`.nfi`): a header, then sections, each with a checksum. Little-endian; `docs/format.md` has the bytes.
 //!
-//! A file is written under a temporary name, synced, and renamed, so a name never stands for half a file.
+//! A file is written under a temporary name, synced, and renamed, so a name never stands for half a file. What a section
+//! holds begins at a multiple of 64 bytes, so that it can be mapped.
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use nearfield_kernels::pages;
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::mapped::Mapped;
 use crate::{Error, Result};
 
 const MAGIC: [u8; 8] = *b"nearfld\n";
 /// Version of the layout of index files.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of the header before its checksum.
 const HEAD: usize = 40;
 const CHUNK: usize = 1 << 18;
+/// What sections hold begins at a multiple of so many bytes; in version 1 they were not aligned.
+const ALIGNED: u64 = 64;
+
+/// Bytes between the head of a section that begins at `at` and what it holds.
+fn padding(version: u32, at: u64) -> usize {
+    if version < 2 { 0 } else { ((at + 16).next_multiple_of(ALIGNED) - at - 16) as usize }
+}
 
 /// What stands at the head of an index file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +48,8 @@ pub struct Writer {
     path: PathBuf,
     temporary: PathBuf,
     file: Option<BufWriter<File>>,
+    /// Bytes written.
+    at: u64,
 }
 
 impl Writer {
@@ -47,7 +59,7 @@ impl Writer {
         name.push(format!(".{}.tmp", std::process::id()));
         let temporary = path.with_file_name(name);
         let file = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
-        let mut writer = Self { path: path.to_path_buf(), temporary, file: Some(file) };
+        let mut writer = Self { path: path.to_path_buf(), temporary, file: Some(file), at: 0 };
         let mut head = Vec::from(MAGIC);
         for word in [VERSION, header.kind, header.metric, header.dimension] {
             head.extend(word.to_le_bytes());
@@ -56,12 +68,13 @@ impl Writer {
         head.extend(header.next_id.to_le_bytes());
         let checksum = xxhash_rust::xxh3::xxh3_64(&head);
         head.extend(checksum.to_le_bytes());
-        writer.file().write_all(&head)?;
+        writer.put(&head)?;
         Ok(writer)
     }
 
-    fn file(&mut self) -> &mut BufWriter<File> {
-        self.file.as_mut().expect("the file is there until it is finished or dropped")
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.at += bytes.len() as u64;
+        Ok(self.file.as_mut().expect("the file is there until it is finished or dropped").write_all(bytes)?)
     }
 
     /// Writes a section of `count` numbers, each `N` bytes.
@@ -72,20 +85,37 @@ impl Writer {
         values: impl Iterator<Item = T>,
         to_bytes: impl Fn(T) -> [u8; N],
     ) -> Result<()> {
+        self.parts(tag, count * N, values, |value, buffer| buffer.extend(to_bytes(value)))
+    }
+
+    /// Writes a section of rows of float32, which are `count` numbers together.
+    pub fn rows<'a>(&mut self, tag: &[u8; 8], count: usize, rows: impl Iterator<Item = &'a [f32]>) -> Result<()> {
+        self.parts(tag, 4 * count, rows, |row, buffer| buffer.extend(row.iter().flat_map(|x| x.to_le_bytes())))
+    }
+
+    fn parts<T>(
+        &mut self,
+        tag: &[u8; 8],
+        length: usize,
+        values: impl Iterator<Item = T>,
+        append: impl Fn(T, &mut Vec<u8>),
+    ) -> Result<()> {
         let mut hash = Xxh3::new();
-        let mut buffer = Vec::from(*tag);
-        buffer.extend(((count * N) as u64).to_le_bytes());
+        let mut buffer = Vec::with_capacity(2 * CHUNK);
+        buffer.extend(tag);
+        buffer.extend((length as u64).to_le_bytes());
+        buffer.resize(16 + padding(VERSION, self.at), 0);
         for value in values {
-            buffer.extend(to_bytes(value));
+            append(value, &mut buffer);
             if buffer.len() >= CHUNK {
                 hash.update(&buffer);
-                self.file().write_all(&buffer)?;
+                self.put(&buffer)?;
                 buffer.clear();
             }
         }
         hash.update(&buffer);
         buffer.extend(hash.digest().to_le_bytes());
-        Ok(self.file().write_all(&buffer)?)
+        self.put(&buffer)
     }
 
     /// Syncs the file and gives it its name.
@@ -109,12 +139,42 @@ impl Drop for Writer {
     }
 }
 
+/// Rows of float32 that stay in an index file. Its checksum is not looked at before [`Kept::verify`].
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub mapped: Mapped,
+    path: PathBuf,
+    /// The checksum up to the rows, and that of all.
+    head: Vec<u8>,
+    checksum: u64,
+}
+
+impl Kept {
+    /// Reads all rows and compares them with their checksum.
+    pub fn verify(&self) -> Result<()> {
+        self.mapped.in_order(true);
+        let mut hash = Xxh3::new();
+        hash.update(&self.head);
+        hash.update(self.mapped.bytes());
+        self.mapped.in_order(false);
+        if hash.digest() == self.checksum { Ok(()) } else { Err(corrupt(&self.path, "a checksum is wrong")) }
+    }
+}
+
+/// The error that says what is wrong with a file.
+fn corrupt(path: &Path, why: &str) -> Error {
+    Error::Corrupt(format!("{} cannot be used: {why}; build the index again from its source", path.display()))
+}
+
 /// Reads an index file, section after section, in the order they were written.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
     file: BufReader<File>,
     left: u64,
+    /// Bytes read.
+    at: u64,
+    version: u32,
 }
 
 impl Reader {
@@ -122,7 +182,8 @@ impl Reader {
     pub fn open(path: &Path) -> Result<(Self, Header)> {
         let file = File::open(path)?;
         let left = file.metadata()?.len();
-        let mut reader = Self { path: path.to_path_buf(), file: BufReader::with_capacity(1 << 20, file), left };
+        let file = BufReader::with_capacity(1 << 20, file);
+        let mut reader = Self { path: path.to_path_buf(), file, left, at: 0, version: VERSION };
         let mut head = [0; HEAD];
         if left < HEAD as u64 || !reader.read(&mut head).is_ok_and(|()| head[..8] == MAGIC) {
             return Err(reader.corrupt("it is not a nearfield index file"));
@@ -134,6 +195,7 @@ impl Reader {
                 "{path} has index format {version}, this nearfield reads up to {VERSION}: upgrade nearfield"
             )));
         }
+        reader.version = word(8);
         let mut checksum = [0; 8];
         reader.read(&mut checksum)?;
         if xxhash_rust::xxh3::xxh3_64(&head) != u64::from_le_bytes(checksum) {
@@ -144,9 +206,14 @@ impl Reader {
         Ok((reader, Header { kind: word(12), metric: word(16), dimension: word(20), rows, next_id }))
     }
 
+    /// Version of the layout of this file.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
     /// The error that says what is wrong with this file.
     pub fn corrupt(&self, why: &str) -> Error {
-        Error::Corrupt(format!("{} cannot be used: {why}; build the index again from its source", self.path.display()))
+        corrupt(&self.path, why)
     }
 
     fn read(&mut self, bytes: &mut [u8]) -> Result<()> {
@@ -154,7 +221,47 @@ impl Reader {
             return Err(self.corrupt("it ends too early"));
         }
         self.left -= bytes.len() as u64;
+        self.at += bytes.len() as u64;
         Ok(self.file.read_exact(bytes)?)
+    }
+
+    /// Reads up to what the next section holds.
+    fn any_head(&mut self) -> Result<(Vec<u8>, u64)> {
+        let mut head = vec![0; 16 + padding(self.version, self.at)];
+        self.read(&mut head)?;
+        let length = u64::from_le_bytes(head[8..16].try_into().expect("eight bytes"));
+        if length > self.left { Err(self.corrupt("it ends too early")) } else { Ok((head, length)) }
+    }
+
+    /// As `any_head`, of a section that must have this tag and hold `count` numbers of `size` bytes.
+    fn head(&mut self, tag: &[u8; 8], count: usize, size: usize) -> Result<Vec<u8>> {
+        let (head, length) = self.any_head()?;
+        if head[..8] != *tag || Some(length) != (count as u64).checked_mul(size as u64) {
+            return Err(self.corrupt("a section is not where it should be"));
+        }
+        Ok(head)
+    }
+
+    /// The next section, which must have this tag and hold `count` float32 numbers, without reading it. None where there
+    /// are none.
+    pub(crate) fn kept(&mut self, tag: &[u8; 8], count: usize) -> Result<Option<Kept>> {
+        if count == 0 || cfg!(target_endian = "big") {
+            return if self.section(tag, count, f32::from_le_bytes)?.is_empty() {
+                Ok(None)
+            } else {
+                Err(Error::Invalid(
+                    "index files cannot be mapped on this processor: its bytes are in another order".into(),
+                ))
+            };
+        }
+        let head = self.head(tag, count, 4)?;
+        let mapped = Mapped::of(self.file.get_ref(), self.at, count)?;
+        let length = mapped.bytes().len();
+        self.file.seek_relative(length as i64)?;
+        (self.at, self.left) = (self.at + length as u64, self.left - length as u64);
+        let mut checksum = [0; 8];
+        self.read(&mut checksum)?;
+        Ok(Some(Kept { mapped, path: self.path.clone(), head, checksum: u64::from_le_bytes(checksum) }))
     }
 
     /// Reads the next section, which must have this tag and hold `count` numbers of `N` bytes.
@@ -164,15 +271,11 @@ impl Reader {
         count: usize,
         of: impl Fn([u8; N]) -> T,
     ) -> Result<Vec<T>> {
-        let mut head = [0; 16];
-        self.read(&mut head)?;
-        let length = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
-        if head[..8] != *tag || Some(length) != (count as u64).checked_mul(N as u64) || length > self.left {
-            return Err(self.corrupt("a section is not where it should be"));
-        }
+        let head = self.head(tag, count, N)?;
         let mut hash = Xxh3::new();
         hash.update(&head);
-        let mut values = Vec::with_capacity(count);
+        let mut values = Vec::new();
+        pages::reserve(&mut values, count);
         let mut buffer = vec![0; CHUNK - CHUNK % N];
         while values.len() < count {
             let wanted = buffer.len().min((count - values.len()) * N);
@@ -190,9 +293,7 @@ impl Reader {
 
     /// Reads over the next section, whatever it holds, and checks it.
     fn pass_section(&mut self) -> Result<()> {
-        let mut head = [0; 16];
-        self.read(&mut head)?;
-        let mut length = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
+        let (head, mut length) = self.any_head()?;
         let mut hash = Xxh3::new();
         hash.update(&head);
         let mut buffer = vec![0; CHUNK];

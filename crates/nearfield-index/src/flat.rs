@@ -18,6 +18,7 @@ use crate::ids::Ids;
 use crate::pool::each_job;
 use crate::refine::{self, Full, Ranked};
 use crate::scan::{self, Rows, Within};
+use crate::vectors::Vectors;
 use crate::{Error, Result};
 
 /// Largest dimension: above it, a sum of 8-bit products could leave 32 bits.
@@ -44,8 +45,8 @@ pub struct Flat {
     pub(crate) metric: Metric,
     pub(crate) dimension: usize,
     pub(crate) ids: Ids,
-    /// Row-major; removed rows keep their place until half of the rows are gone.
-    pub(crate) vectors: Vec<f32>,
+    /// Removed rows keep their place until half of the rows are gone.
+    pub(crate) vectors: Vectors,
     /// Norms of the rows; the cosine alone needs them.
     pub(crate) norms: Vec<f64>,
     pub(crate) codes: Vec<Line>,
@@ -125,7 +126,7 @@ impl Flat {
             metric,
             dimension,
             ids: Ids::default(),
-            vectors: Vec::new(),
+            vectors: Vectors::new(dimension),
             norms: Vec::new(),
             codes: Vec::new(),
             factors: Vec::new(),
@@ -154,10 +155,25 @@ impl Flat {
         self.len() == 0
     }
 
-    /// Bytes held: vectors, codes, and what is known of each row.
+    /// Bytes held in memory: vectors, codes, and what is known of each row.
     pub fn bytes(&self) -> usize {
-        let rows = size_of_val(self.vectors.as_slice()) + size_of_val(self.norms.as_slice()) + 9 * self.ids.rows();
+        let rows = self.vectors.bytes().0 + size_of_val(self.norms.as_slice()) + 9 * self.ids.rows();
         rows + size_of_val(self.codes.as_slice()) + size_of_val(self.factors.as_slice())
+    }
+
+    /// Bytes of vectors that stay in files.
+    pub fn mapped(&self) -> usize {
+        self.vectors.bytes().1
+    }
+
+    /// Vectors that are added from now on are kept in files without a name in this folder, instead of in memory.
+    pub fn keep_in(&mut self, folder: &Path) {
+        self.vectors.keep_in(folder);
+    }
+
+    /// Reads the vectors that stay in an index file and checks that they are what was written.
+    pub fn verify(&self) -> Result<()> {
+        self.vectors.verify()
     }
 
     /// One above the largest id ever given.
@@ -177,12 +193,13 @@ impl Flat {
 
     /// The vectors that are there, row-major, in insertion order.
     pub fn vectors(&self) -> Vec<f32> {
-        self.live_values().collect()
+        let mut vectors = Vec::with_capacity(self.len() * self.dimension);
+        self.live_rows().for_each(|row| vectors.extend_from_slice(self.vectors.row(row)));
+        vectors
     }
 
-    pub(crate) fn live_values(&self) -> impl Iterator<Item = f32> + '_ {
-        let live = (0..self.ids.rows()).filter(|row| self.ids.is_live(*row));
-        live.flat_map(|row| self.vectors[row * self.dimension..(row + 1) * self.dimension].iter().copied())
+    fn live_rows(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.ids.rows()).filter(|row| self.ids.is_live(*row))
     }
 
     /// Adds vectors (row-major) under the ids given, or under the next ones; all or none of them.
@@ -196,21 +213,27 @@ impl Flat {
             )));
         }
         let new = self.ids.check_new(vectors.len() / self.dimension, ids)?;
-        let first = self.ids.rows();
+        self.vectors.extend(vectors)?;
         self.ids.extend(&new);
-        pages::reserve(&mut self.vectors, vectors.len());
-        self.vectors.extend_from_slice(vectors);
+        self.take_in(new.len(), threads);
+        Ok(new)
+    }
+
+    /// Codes the last `count` rows, whose vectors and ids are there, or all of them.
+    fn take_in(&mut self, count: usize, threads: usize) {
         let rows = self.ids.rows();
+        let first = rows - count;
+        let vectors = &self.vectors;
         if self.metric == Metric::Cosine {
             self.norms.resize(rows, 0.0);
-            let jobs = self.norms[first..].chunks_mut(ROWS_PER_JOB).zip(vectors.chunks(ROWS_PER_JOB * self.dimension));
+            let jobs = self.norms[first..].chunks_mut(ROWS_PER_JOB).zip((first..).step_by(ROWS_PER_JOB));
             each_job(
                 threads,
                 jobs,
                 || (),
-                |(), (norms, vectors)| {
-                    for (norm, row) in norms.iter_mut().zip(vectors.chunks(self.dimension)) {
-                        *norm = (kernels().dot_exact)(row, row).sqrt();
+                |(), (norms, first)| {
+                    for (norm, row) in norms.iter_mut().zip(first..) {
+                        *norm = (kernels().dot_exact)(vectors.row(row), vectors.row(row)).sqrt();
                     }
                 },
             );
@@ -222,11 +245,11 @@ impl Flat {
         // The mean and the scale of the first rows may not suit the later ones: look again when there are many more.
         let retrain = self.framed == 0 || rows >= 4 * self.framed;
         if retrain && rows > 0 {
-            self.frame = Frame::train(self.metric, self.dimension, &self.vectors, &self.norms);
+            let row = |row| self.vectors.row(row);
+            self.frame = Frame::train_on(self.metric, self.dimension, rows, row, &self.norms);
             self.framed = rows;
         }
         self.encode(if retrain { 0 } else { first }, threads);
-        Ok(new)
     }
 
     /// Codes the rows from number `first` on.
@@ -235,6 +258,7 @@ impl Flat {
         let lines = quantize::lines(self.dimension);
         let (ids, norms, vectors, frame, dimension) =
             (&self.ids, &self.norms, &self.vectors, &self.frame, self.dimension);
+        vectors.in_order(true);
         let codes = self.codes[first * lines..].chunks_mut(ROWS_PER_JOB * lines);
         let jobs = codes.zip(self.factors[first / BLOCK..].chunks_mut(ROWS_PER_JOB / BLOCK)).enumerate();
         each_job(
@@ -246,13 +270,13 @@ impl Flat {
                 for (i, code) in codes.chunks_mut(lines).enumerate() {
                     let row = first + job * ROWS_PER_JOB + i;
                     if ids.is_live(row) {
-                        let vector = &vectors[row * dimension..(row + 1) * dimension];
                         let norm = norms.get(row).copied();
-                        frame.encode(vector, norm, &mut moved, code, &mut factors[i / BLOCK], i % BLOCK);
+                        frame.encode(vectors.row(row), norm, &mut moved, code, &mut factors[i / BLOCK], i % BLOCK);
                     }
                 }
             },
         );
+        vectors.in_order(false);
     }
 
     /// Removes vectors by id; all or none of them. Returns how many were removed.
@@ -269,10 +293,13 @@ impl Flat {
 
     /// Gives back the room of removed rows.
     fn compact(&mut self, threads: usize) {
-        let mut fresh = Self::new(self.dimension, self.metric).expect("the dimension was accepted before");
-        fresh.ids.keep_next(self.ids.next());
-        fresh.add(&self.vectors(), Some(&self.ids()), threads).expect("these rows were accepted before");
-        *self = fresh;
+        self.vectors.retain(|row| self.ids.is_live(row));
+        let (ids, next) = (self.ids(), self.next_id());
+        self.ids = Ids::default();
+        self.ids.extend(&ids);
+        self.ids.keep_next(next);
+        (self.norms, self.codes, self.factors, self.framed) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        self.take_in(ids.len(), threads);
     }
 
     pub(crate) fn rows<'a>(&'a self, listed: Option<&'a [u32]>) -> Rows<'a> {
@@ -341,7 +368,7 @@ impl Flat {
         let candidates = scan::candidates(kernels, rows, &codes, k, threads, request.interrupt);
         let candidates = candidates.ok_or(Error::Interrupted)?;
 
-        let full = Full { metric: self.metric, dimension: self.dimension, vectors: &self.vectors, norms: &self.norms };
+        let full = Full { metric: self.metric, vectors: &self.vectors, norms: &self.norms };
         let start = answers.ids.len();
         answers.ids.resize(start + count * request.k, -1);
         answers.scores.resize(start + count * request.k, f32::NEG_INFINITY);
@@ -394,7 +421,7 @@ impl Flat {
         Ok(())
     }
 
-    /// Writes the vectors and their ids to a file. Codes are made again on loading.
+    /// Writes the vectors, their ids and their codes to a file.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut file = Writer::create(path, self.header(KIND))?;
         self.write(&mut file)?;
@@ -412,11 +439,26 @@ impl Flat {
         }
     }
 
-    /// Writes the sections that every kind begins with.
+    /// Writes the sections that every kind begins with. Removed rows are left out.
     pub(crate) fn write(&self, file: &mut Writer) -> Result<()> {
-        let ids = self.ids();
+        let (ids, lines) = (self.ids(), quantize::lines(self.dimension));
         file.section(b"ids     ", ids.len(), ids.into_iter(), i64::to_le_bytes)?;
-        file.section(b"vectors ", self.len() * self.dimension, self.live_values(), f32::to_le_bytes)
+        let vectors = self.live_rows().map(|row| self.vectors.row(row));
+        file.rows(b"vectors ", self.len() * self.dimension, vectors)?;
+        let norms: Vec<f64> = self.live_rows().filter_map(|row| self.norms.get(row)).copied().collect();
+        file.section(b"norms   ", norms.len(), norms.into_iter(), f64::to_le_bytes)?;
+        let centre = self.frame.centre();
+        file.section(b"mean    ", centre.len(), centre.iter().copied(), f32::to_le_bytes)?;
+        let scale = [self.frame.sigma(), self.framed as f64];
+        file.section(b"scale   ", scale.len(), scale.into_iter(), f64::to_le_bytes)?;
+        let codes = self.live_rows().flat_map(|row| &self.codes[row * lines..(row + 1) * lines]);
+        file.section(b"codes   ", self.len() * lines, codes, |line| line.0)?;
+        let mut factors = quantize::absent(self.len());
+        for (place, row) in self.live_rows().enumerate() {
+            factors[place / BLOCK].copy_lane(place % BLOCK, &self.factors[row / BLOCK], row % BLOCK);
+        }
+        let numbers = factors.iter().flat_map(|Factors { scale, residual, norm, bias }| [scale, residual, norm, bias]);
+        file.section(b"factors ", factors.len() * 4 * BLOCK, numbers.flatten().copied(), f32::to_le_bytes)
     }
 
     /// Reads a file that `save` wrote.
@@ -434,9 +476,31 @@ impl Flat {
         let mut index = Self::new(header.dimension as usize, metric)?;
         let rows = usize::try_from(header.rows).map_err(|_| file.corrupt("it holds too many rows"))?;
         let ids = file.section(b"ids     ", rows, i64::from_le_bytes)?;
-        let vectors = file.section(b"vectors ", rows.saturating_mul(index.dimension), f32::from_le_bytes)?;
-        index.add(&vectors, Some(&ids), threads)?;
+        let ids = index.ids.check_new(rows, Some(&ids)).map_err(|_| file.corrupt("its ids are no ids"))?;
+        let kept = file.kept(b"vectors ", rows.saturating_mul(index.dimension))?;
+        index.vectors = Vectors::kept(index.dimension, kept);
+        index.ids.extend(&ids);
         index.ids.keep_next(header.next_id);
+        if file.version() < 2 {
+            index.take_in(rows, threads);
+            return Ok(index);
+        }
+        let (lines, blocks) = (quantize::lines(index.dimension), rows.div_ceil(2 * BLOCK) * 2);
+        let norms = if metric == Metric::Cosine { rows } else { 0 };
+        index.norms = file.section(b"norms   ", norms, f64::from_le_bytes)?;
+        let centre = file.section(b"mean    ", index.dimension, f32::from_le_bytes)?;
+        let scale = file.section(b"scale   ", 2, f64::from_le_bytes)?;
+        index.frame = Frame::from_parts(metric, centre, scale[0]);
+        index.framed = scale[1] as usize;
+        index.codes = file.section(b"codes   ", rows.saturating_mul(lines), Line)?;
+        index.factors = file.section(b"factors ", blocks, factors_of)?;
         Ok(index)
     }
+}
+
+/// Factors from their bytes in a file.
+fn factors_of(bytes: [u8; 16 * BLOCK]) -> Factors {
+    let number = |at: usize| f32::from_le_bytes(bytes[4 * at..4 * at + 4].try_into().expect("four bytes"));
+    let part = |part: usize| std::array::from_fn(|lane| number(part * BLOCK + lane));
+    Factors { scale: part(0), residual: part(1), norm: part(2), bias: part(3) }
 }

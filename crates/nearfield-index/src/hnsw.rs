@@ -9,6 +9,7 @@
 //! against the exact answer. Rows added later are scanned exactly beside the walk until they are many; then the graph is
 //! built again.
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -142,6 +143,11 @@ impl Hnsw {
         self.flat.keep_next_id(next);
     }
 
+    /// As [`Flat::keep_in`].
+    pub fn keep_in(&mut self, folder: &Path) {
+        self.flat.keep_in(folder);
+    }
+
     /// Adds vectors, as [`Flat::add`]. They are scanned beside the graph until there are many, then it is built again.
     pub fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
         let added = self.flat.add(vectors, ids, threads)?;
@@ -191,9 +197,8 @@ impl Hnsw {
         let sigma = flat.frame.sigma();
         let norms: Option<Vec<f64>> = (flat.metric == Metric::Dot).then(|| {
             let norm = |row: &u32| {
-                let start = *row as usize * flat.dimension;
-                let row = &flat.vectors[start..start + flat.dimension];
-                row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() * sigma
+                let row = flat.vectors.row(*row as usize).iter();
+                row.map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() * sigma
             };
             rows.iter().map(norm).collect()
         });
@@ -230,7 +235,7 @@ impl Hnsw {
         let flat = &self.flat;
         let mut linked = graph.rows[..nodes].to_vec();
         linked.sort_unstable();
-        let row = |row: &u32| &flat.vectors[*row as usize * flat.dimension..(*row as usize + 1) * flat.dimension];
+        let row = |row: &u32| flat.vectors.row(*row as usize);
         let queries: Vec<f32> = graph.rows[nodes..].iter().flat_map(row).copied().collect();
         let mut widths = [[0; TARGETS.len()]; DEPTHS.len()];
         for (&k, widths) in DEPTHS.iter().zip(&mut widths) {
@@ -299,7 +304,7 @@ impl Hnsw {
         let mut work =
             Work { starved, scored: walker.scored, hops: walker.hops, looked: bench.nearest.len(), ..Work::default() };
         self.sharpen(kernels, graph, plan, bench);
-        let full = Full { metric: flat.metric, dimension: flat.dimension, vectors: &flat.vectors, norms: &flat.norms };
+        let full = Full { metric: flat.metric, vectors: &flat.vectors, norms: &flat.norms };
         let found: Vec<u32> = bench.nearest.iter().map(|(_, node)| graph.rows[*node as usize]).collect();
         let beside = (!plan.beside.is_empty()).then(|| {
             let code = flat.frame.encode_query(query, norm);

@@ -128,11 +128,11 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
     let of_nodes = file.section(b"nodes   ", nodes, u32::from_le_bytes)?;
     let outside = file.section(b"outside ", outside, u32::from_le_bytes)?;
     let coarse = file.section(b"guide   ", nodes.saturating_mul(lines), Line)?;
-    let mut codes = guide.room(nodes);
-    codes.coarse.copy_from_slice(&coarse);
-    if !codes.fine.is_empty() {
-        codes.fine.copy_from_slice(&file.section(b"fine    ", nodes * lines, Line)?);
-    }
+    let fine = match planes {
+        Planes::Two => Vec::new(),
+        Planes::Four => file.section(b"fine    ", nodes.saturating_mul(lines), Line)?,
+    };
+    let codes = GuideCodes { coarse, fine };
     let known = |row: &u32| *row == NONE || (*row as usize) < rows;
     if !of_nodes.iter().chain(&outside).all(known) || outside.contains(&NONE) {
         return Err(wrong(file));
@@ -141,18 +141,20 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
     if sizes[0] != nodes as u64 || sizes.windows(2).any(|pair| pair[0] < pair[1]) {
         return Err(wrong(file));
     }
-    let mut level = Level::new(nodes, width * Links::WIDTH);
-    let links = file.section(b"links   ", level.links.len() * Links::WIDTH, u32::from_le_bytes)?;
-    if !links.iter().all(|link| *link == NONE || (*link as usize) < nodes) {
+    let links = file.section(b"links   ", nodes.saturating_mul(width), links_of)?;
+    if !links.iter().flat_map(|links| &links.0).all(|link| *link == NONE || (*link as usize) < nodes) {
         return Err(wrong(file));
     }
-    for (into, links) in level.links.iter_mut().zip(links.chunks_exact(Links::WIDTH)) {
-        into.0.copy_from_slice(links);
-    }
+    let level = Level { nodes, width, links };
     for size in &sizes[1..] {
         // Earlier versions had further levels as the way in: a table of nodes has taken their place.
         file.section(b"links   ", *size as usize * width * Links::WIDTH, u32::from_le_bytes)?;
     }
     let dead = of_nodes.iter().filter(|row| **row == NONE).count();
     Ok(Graph { rows: of_nodes, guide, codes, level, linked: nodes, widths, covered, outside, dead })
+}
+
+/// Neighbours from their bytes in a file.
+fn links_of(bytes: [u8; 4 * Links::WIDTH]) -> Links {
+    Links(std::array::from_fn(|i| u32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().expect("four bytes"))))
 }

@@ -21,6 +21,8 @@ pub trait Kind: Debug + Send + Sync {
     }
     /// As [`Flat::keep_next_id`].
     fn keep_next_id(&mut self, next: i64);
+    /// As [`Flat::keep_in`].
+    fn keep_in(&mut self, folder: &Path);
     /// Adds vectors (row-major) under the ids given, or under the next ones; all or none of them.
     fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>>;
     /// Removes vectors by id; all or none of them. Returns how many were removed.
@@ -36,6 +38,9 @@ macro_rules! forwarded {
     () => {
         fn keep_next_id(&mut self, next: i64) {
             self.keep_next_id(next);
+        }
+        fn keep_in(&mut self, folder: &Path) {
+            self.keep_in(folder);
         }
         fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
             self.add(vectors, ids, threads)
@@ -105,7 +110,7 @@ pub fn create(name: &str, dimension: usize, metric: Metric) -> Result<Box<dyn Ki
     }
 }
 
-/// Reads an index of whatever kind from its file.
+/// Reads an index of whatever kind from its file. The vectors stay there: see [`Flat::verify`].
 pub fn load(path: &Path, threads: usize) -> Result<Box<dyn Kind>> {
     let (file, header) = Reader::open(path)?;
     match NAMES.get(header.kind as usize) {

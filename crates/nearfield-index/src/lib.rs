@@ -7,6 +7,7 @@
 //! * [`Auto`] is exact while that is fast enough and a graph beyond; `plan.rs` says where walks are faster than scans.
 //! * [`kind`] is the one face of all that hold dense vectors.
 //! * [`columns`] answers filters on metadata with sets of rows; [`filter`] says what a filter is.
+//! * `vectors.rs` keeps rows in full: in memory, or in files that `mapped.rs` lets the system read when they are looked at.
 //! * [`ids`] maps the numbers users give to rows, [`pool`] runs the work, [`codec`] writes and reads files.
 
 mod allow;
@@ -26,6 +27,7 @@ pub mod ivf;
 pub mod ivf_pq;
 pub mod kind;
 pub mod lsh;
+mod mapped;
 mod maxscore;
 mod partition;
 mod plan;
@@ -38,6 +40,7 @@ pub mod sparse;
 mod sparse_file;
 pub mod text;
 mod values;
+mod vectors;
 mod walk;
 
 pub use allow::Allow;

@@ -123,9 +123,8 @@ impl Structure for Tables {
         let (planes, heights) = Self::planes(flat.dimension, bits, flat.metric);
         let (lines, sigma, kernels) = (quantize::lines(flat.dimension), flat.frame.sigma(), kernels());
         let norm = |row: u32| -> f64 {
-            let start = row as usize * flat.dimension;
-            let row = &flat.vectors[start..start + flat.dimension];
-            row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() * sigma
+            let row = flat.vectors.row(row as usize).iter();
+            row.map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() * sigma
         };
         let norms: Vec<f64> =
             if flat.metric == Metric::Dot { rows.iter().map(|row| norm(*row)).collect() } else { Vec::new() };

@@ -247,6 +247,11 @@ impl<S: Structure> Probed<S> {
         self.flat.keep_next_id(next);
     }
 
+    /// As [`Flat::keep_in`].
+    pub fn keep_in(&mut self, folder: &Path) {
+        self.flat.keep_in(folder);
+    }
+
     /// Adds vectors, as [`Flat::add`]. They are scanned beside the structure until there are many, then it is built again.
     pub fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
         let framed = self.flat.framed;
@@ -302,7 +307,7 @@ impl<S: Structure> Probed<S> {
     /// Measures what effort gives which recall: these rows are the queries, and no answers.
     fn measured(&self, made: &Made<S>, held_out: &[u32], threads: usize) -> [Vec<Point>; DEPTHS.len()] {
         let flat = &self.flat;
-        let row = |row: &u32| &flat.vectors[*row as usize * flat.dimension..(*row as usize + 1) * flat.dimension];
+        let row = |row: &u32| flat.vectors.row(*row as usize);
         let queries: Vec<f32> = held_out.iter().flat_map(row).copied().collect();
         let allowed = Allowed::but(&flat.ids, held_out);
         DEPTHS.map(|k| {
@@ -498,7 +503,7 @@ impl<S: Structure> Probed<S> {
         made.structure.look(&probe, bench, &mut sight);
         let bar = sight.bar.get();
         sight.found.candidates.retain(|candidate: &Candidate| candidate.upper >= bar);
-        let full = Full { metric: flat.metric, dimension: flat.dimension, vectors: &flat.vectors, norms: &flat.norms };
+        let full = Full { metric: flat.metric, vectors: &flat.vectors, norms: &flat.norms };
         let candidates = &sight.found.candidates;
         let (best, read) = refine::best(kernels, &flat.rows(None), &full, (query, norm, &code), candidates, k);
         let gave_up = allowed.is_some() && sight.seen < least.min(most) && sight.visited >= most;

@@ -6,38 +6,36 @@ use nearfield_kernels::topk::KthLargest;
 use nearfield_kernels::{BLOCK, Kernels, Metric, prefetch};
 
 use crate::scan::{Candidate, Rows};
+use crate::vectors::Vectors;
 
 /// Vectors asked for ahead of the one that is read: after a scan, which soon comes to an end, and after a walk, all of
 /// whose finds are read.
 const AHEAD: usize = 2;
 const AHEAD_OF_WALKED: usize = 10;
 
-/// Vectors in full, row-major, and their norms (cosine only).
+/// Vectors in full, and their norms (cosine only).
 pub(crate) struct Full<'a> {
     pub metric: Metric,
-    pub dimension: usize,
-    pub vectors: &'a [f32],
+    pub vectors: &'a Vectors,
     pub norms: &'a [f64],
 }
 
 impl Full<'_> {
     /// Asks for the row's vector, which is read soon.
     pub fn fetch(&self, row: u32) {
-        let start = row as usize * self.dimension;
-        (0..self.dimension).step_by(16).for_each(|j| prefetch(self.vectors, start + j));
+        let vector = self.vectors.row(row as usize);
+        (0..vector.len()).step_by(16).for_each(|j| prefetch(vector, j));
     }
 
     fn rank(&self, kernels: &Kernels, row: u32, query: &[f32], query_norm: f64) -> f64 {
-        let start = row as usize * self.dimension;
         let norm = self.norms.get(row as usize).copied().unwrap_or(0.0);
-        self.metric.rank(kernels, &self.vectors[start..start + self.dimension], norm, query, query_norm)
+        self.metric.rank(kernels, self.vectors.row(row as usize), norm, query, query_norm)
     }
 
     /// Ends of an interval that holds the rank.
     fn near(&self, kernels: &Kernels, row: u32, query: &[f32], query_norm: f64) -> (f64, f64) {
-        let start = row as usize * self.dimension;
         let norm = self.norms.get(row as usize).copied().unwrap_or(0.0);
-        self.metric.rank_near(kernels, &self.vectors[start..start + self.dimension], norm, query, query_norm)
+        self.metric.rank_near(kernels, self.vectors.row(row as usize), norm, query, query_norm)
     }
 }
 

@@ -158,7 +158,10 @@ fn a_loaded_index_answers_as_the_saved_one() {
         let mut broken = whole.clone();
         broken[at] ^= 0x10;
         std::fs::write(&path, &broken).unwrap();
-        assert!(Hnsw::load(&path, 2).is_err(), "byte {at} changed and nobody noticed");
+        assert!(
+            Hnsw::load(&path, 2).and_then(|index| index.exact().verify()).is_err(),
+            "byte {at} changed and nobody noticed"
+        );
     }
     std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     assert!(Hnsw::load(&path, 2).is_err());

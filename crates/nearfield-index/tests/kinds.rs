@@ -135,7 +135,10 @@ fn files_are_the_same_for_any_number_of_threads_and_answer_as_what_was_saved() {
             let mut broken = whole.clone();
             broken[at] ^= 0x10;
             std::fs::write(&path, &broken).unwrap();
-            assert!(kind::load(&path, 2).is_err(), "byte {at} changed and nobody noticed");
+            assert!(
+                kind::load(&path, 2).and_then(|index| index.vectors().verify()).is_err(),
+                "byte {at} changed and nobody noticed"
+            );
         }
         std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         assert!(kind::load(&path, 2).is_err());

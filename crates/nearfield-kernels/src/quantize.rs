@@ -68,9 +68,20 @@ impl Frame {
 
     /// The frame of `rows`, row-major; `norms` are theirs (cosine). At most 65,536 rows, evenly spread, are looked at.
     pub fn train(metric: Metric, dimension: usize, rows: &[f32], norms: &[f64]) -> Self {
-        let count = rows.len() / dimension;
+        let row = |i| &rows[i * dimension..(i + 1) * dimension];
+        Self::train_on(metric, dimension, rows.len() / dimension, row, norms)
+    }
+
+    /// As `train`, of `count` rows wherever they are.
+    pub fn train_on<'a>(
+        metric: Metric,
+        dimension: usize,
+        count: usize,
+        row: impl Fn(usize) -> &'a [f32],
+        norms: &[f64],
+    ) -> Self {
         let every = count.div_ceil(65_536).max(1);
-        let sample = || (0..count).step_by(every).map(|i| (&rows[i * dimension..(i + 1) * dimension], i));
+        let sample = || (0..count).step_by(every).map(|i| (row(i), i));
         let mut frame = Self::identity(metric, dimension);
         let mut sum = vec![0.0f64; dimension];
         for (row, i) in sample() {

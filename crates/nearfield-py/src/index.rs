@@ -49,18 +49,26 @@ impl Allowed<'_> {
 #[pymethods]
 impl Index {
     #[new]
-    fn new(dimension: usize, metric: &str, kind: &str) -> PyResult<Self> {
+    #[pyo3(signature = (dimension, metric, kind, folder=None))]
+    fn new(dimension: usize, metric: &str, kind: &str, folder: Option<PathBuf>) -> PyResult<Self> {
         dispatch::forced().map_err(|message| raised(Error::Invalid(message)))?;
         let metric = Metric::from_name(metric).ok_or_else(|| {
             let names = Metric::ALL.map(Metric::name).join(", ");
             raised(Error::Invalid(format!("unknown metric {metric:?}: use one of {names}")))
         })?;
-        Ok(Self(RwLock::new(kind::create(kind, dimension, metric).map_err(raised)?)))
+        let mut index = kind::create(kind, dimension, metric).map_err(raised)?;
+        folder.iter().for_each(|folder| index.keep_in(folder));
+        Ok(Self(RwLock::new(index)))
     }
 
     #[staticmethod]
-    fn load(py: Python<'_>, path: PathBuf, threads: usize) -> PyResult<Self> {
-        Ok(Self(RwLock::new(py.detach(|| kind::load(&path, threads)).map_err(raised)?)))
+    fn load(py: Python<'_>, path: PathBuf, threads: usize, verify: bool, folder: Option<PathBuf>) -> PyResult<Self> {
+        let load = || {
+            let mut index = kind::load(&path, threads)?;
+            folder.iter().for_each(|folder| index.keep_in(folder));
+            if verify { index.vectors().verify().map(|()| index) } else { Ok(index) }
+        };
+        Ok(Self(RwLock::new(py.detach(load).map_err(raised)?)))
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
@@ -82,10 +90,10 @@ impl Index {
         self.read(py, |index| index.vectors().metric().name())
     }
 
-    /// Bytes of the vectors and their codes, and of what stands beside them.
+    /// Bytes in memory of the vectors and their codes, and of what stands beside them; bytes of vectors in files.
     #[getter]
-    fn bytes(&self, py: Python<'_>) -> (usize, usize) {
-        self.read(py, |index| (index.vectors().bytes(), index.beside()))
+    fn bytes(&self, py: Python<'_>) -> (usize, usize, usize) {
+        self.read(py, |index| (index.vectors().bytes(), index.beside(), index.vectors().mapped()))
     }
 
     #[getter]

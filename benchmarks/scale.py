@@ -1,0 +1,200 @@
+"""From 100,000 to 10,000,000 vectors with the rows on the disk: build, memory, recall, and what a query costs.
+
+    python benchmarks/scale.py                                    # the sizes of docs/scale.md; 32 GB of disk, an hour
+    python benchmarks/scale.py --rows 20000 100000 --folder /tmp  # small ones
+
+Clustered synthetic vectors (2,000 centres, variances falling as 1/i) are written to a file piece by piece, the index is
+built from that file, and the file is removed. Each size has a process of its own. Memory is what the process holds and
+cannot give back (RssAnon of /proc/self/status, the peak of samples taken five times a second); pages of files that the
+system keeps while there is room are not in it. The truth is the index's own exact search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+HERE = Path(__file__).parent
+PIECE = 50_000
+K = 10
+
+
+def held() -> int:
+    """Bytes of this process that are in no file."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+class Peak:
+    """The most bytes that were held while this was open."""
+
+    def __enter__(self) -> Peak:
+        self.bytes, self.done = held(), threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def watch(self) -> None:
+        while not self.done.wait(0.2):
+            self.bytes = max(self.bytes, held())
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()
+
+
+def clustered(count: int, dimension: int, seed: int) -> Any:
+    """Pieces of unit vectors: normal about one of 2,000 centres, the same for every seed."""
+    rng = np.random.default_rng(0)
+    spread = (1.0 / np.sqrt(1.0 + np.arange(dimension))).astype(np.float32)
+    centres = rng.standard_normal((2000, dimension), dtype=np.float32) * spread
+    rng = np.random.default_rng(seed)
+    for start in range(0, count, PIECE):
+        size = min(PIECE, count - start)
+        piece = rng.standard_normal((size, dimension), dtype=np.float32)
+        piece *= np.float32(0.7) * spread
+        piece += centres[rng.integers(2000, size=size)]
+        piece /= np.linalg.norm(piece, axis=1, keepdims=True)
+        yield start, piece
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """One size, in this process."""
+    import nearfield as nf
+
+    rows, dimension = options.rows[0], options.dimension
+    queries = next(clustered(options.queries, dimension, 2))[1]
+    index = nf.Index(dimension, kind="hnsw", threads=options.threads, on_disk=options.folder)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder, Peak() as peak:
+        path = Path(folder) / "rows.npy"
+        source = np.lib.format.open_memmap(path, "w+", np.float32, (rows, dimension))
+        for start, piece in clustered(rows, dimension, 1):
+            source[start : start + len(piece)] = piece
+        source.flush()
+        del source
+        started = time.perf_counter()
+        index.add(np.load(path, mmap_mode="r"))
+        seconds = time.perf_counter() - started
+    found: dict[str, Any] = {
+        "rows": rows,
+        "build_seconds": round(seconds, 1),
+        "build_peak_gb": round(peak.bytes / 1e9, 2),
+        "held_gb": round(held() / 1e9, 2),
+        "held_bytes_a_vector": round(index.memory / rows),
+        "mapped_bytes_a_vector": round(index.mapped / rows),
+    }
+    truth = index.search(queries, K, exact=True)[0]
+    index.threads = 1
+    points = []
+    for recall in options.recalls:
+        answers, passes = [], []
+        for number in range(1 + options.rounds):
+            started = time.perf_counter()
+            answers = [index.search(query, K, recall=recall)[0] for query in queries]
+            passes.append((time.perf_counter() - started) / len(queries))
+            if number == 0:
+                first = passes.pop()  # rows come from the disk that nobody asked for before
+        report = index.search(queries, K, recall=recall, report=True)[2]
+        hits = [len(set(a.tolist()) & set(b.tolist())) / K for a, b in zip(answers, truth, strict=True)]
+        each = {"hops": report.hops, "rows_scored": report.rows_scanned, "rows_reread": report.rows_reread}
+        points.append(
+            {
+                "target": recall,
+                "recall": round(float(np.mean(hits)), 4),
+                "qps": round(1 / statistics.median(passes)),
+                "qps_first_pass": round(1 / first),
+                "exact": report.exact,
+                **{name: round(count / len(queries), 1) for name, count in each.items()},
+            }
+        )
+    found["points"] = points
+    if rows <= options.save_up_to:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            path = Path(folder) / "index.nfi"
+            index.save(path)
+            del index
+            before = held()
+            for name, verify in (("load_seconds", False), ("load_and_verify_seconds", True)):
+                started = time.perf_counter()
+                loaded = nf.Index.load(path, threads=options.threads, verify=verify)
+                found[name] = round(time.perf_counter() - started, 3)
+                found["loaded_bytes_a_vector"] = round((held() - before) / rows)
+                del loaded
+            found["file_gb"] = round(path.stat().st_size / 1e9, 2)
+    return found
+
+
+def draw(results: list[dict[str, Any]], target: float, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cost: list[tuple[int, float]] = [
+        (size["rows"], 1e6 / point["qps"]) for size in results for point in size["points"] if point["target"] == target
+    ]
+    rows: NDArray[np.float64] = np.array([count for count, _ in cost], dtype=np.float64)
+    micros = [each for _, each in cost]
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    axes.loglog(rows, micros, "o-", label=f"a query, recall {target}, one thread")
+    axes.loglog(rows, micros[0] * (rows / rows[0]) ** 0.25, "--", color="gray", label="$n^{0.25}$ from the first")
+    for count, each in cost:
+        axes.annotate(f"{each:.0f}", (count, each), textcoords="offset points", xytext=(0, 7), ha="center")
+    axes.set(xlabel="vectors", ylabel="microseconds", ylim=(micros[0] / 2, None))
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--dimension", type=int, default=384)
+    parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--recalls", type=float, nargs="+", default=[0.9, 0.95, 0.98])
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--save-up-to", type=int, default=1_000_000, help="rows up to which a file is saved and loaded")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "scale.json")
+    parser.add_argument("--picture", type=Path, default=HERE.parent / "docs" / "scale.png")
+    parser.add_argument("--one", action="store_true", help="one size in this process, printed")
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measured(options)))
+        return
+    results = []
+    for rows in sorted(options.rows):
+        command = [sys.executable, __file__, "--one", "--rows", str(rows)]
+        for name in ("dimension", "queries", "rounds", "threads", "save_up_to", "folder"):
+            command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+        command += ["--recalls", *map(str, options.recalls)]
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        results.append(json.loads(run.stdout))
+        print(json.dumps(results[-1], indent=1), flush=True)
+        about = {"dimension": options.dimension, "k": K, "threads_of_build": options.threads, "cpu": cpu()}
+        options.output.write_text(json.dumps({**about, "sizes": results}, indent=1) + "\n")
+    draw(results, 0.95 if 0.95 in options.recalls else options.recalls[0], options.picture)
+
+
+def cpu() -> str:
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return found[1] if found else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

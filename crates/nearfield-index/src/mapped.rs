@@ -1,0 +1,106 @@
+//! float32 numbers that stay in a file: the system reads a page of them when it is first looked at, and takes its memory
+//! back when it needs it.
+//!
+//! What is mapped must stay what it is. Index files are written under another name and renamed, never in place, so a map
+//! goes on showing the file that was opened, also when another has taken its name. A file that somebody cuts short while
+//! it is mapped ends the process (SIGBUS): no program can promise anything about pages that are gone.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use memmap2::{Mmap, MmapOptions};
+
+/// Numbers that are turned into bytes at a time.
+const CHUNK: usize = 1 << 16;
+
+/// float32 numbers in a file.
+#[derive(Debug)]
+pub(crate) struct Mapped(Mmap);
+
+impl Mapped {
+    /// `count` numbers that begin at this byte of a file, a multiple of four. The file must be long enough.
+    pub fn of(file: &File, offset: u64, count: usize) -> io::Result<Self> {
+        let bytes = count.checked_mul(4).filter(|bytes| *bytes > 0 && offset.is_multiple_of(4));
+        let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let end = offset.checked_add(bytes as u64).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        if file.metadata()?.len() < end {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // SAFETY: the map is read only. Nearfield changes no file in place, see above, and says to others that they
+        // must not either.
+        let map = unsafe { MmapOptions::new().offset(offset).len(bytes).map(file)? };
+        let mapped = Self(map);
+        mapped.in_order(false);
+        Ok(mapped)
+    }
+
+    /// Writes these rows to a file without a name in `folder`, which is gone when nobody maps it any more.
+    pub fn spilled<'a>(folder: &Path, rows: impl Iterator<Item = &'a [f32]>) -> io::Result<Self> {
+        let mut file = tempfile::tempfile_in(folder)?;
+        let (mut bytes, mut count) = (Vec::with_capacity(8 * CHUNK), 0);
+        for numbers in rows.flat_map(|row| row.chunks(CHUNK)) {
+            count += numbers.len();
+            bytes.extend(numbers.iter().flat_map(|x| x.to_ne_bytes()));
+            if bytes.len() >= 4 * CHUNK {
+                file.write_all(&bytes)?;
+                bytes.clear();
+            }
+        }
+        file.write_all(&bytes)?;
+        Self::of(&file, 0, count)
+    }
+
+    /// Says whether the numbers are about to be read one after the other, or here and there, where reading ahead of what
+    /// is asked for would fill the memory with what nobody looks at.
+    pub fn in_order(&self, yes: bool) {
+        #[cfg(unix)]
+        let _ = self.0.advise(if yes { memmap2::Advice::Sequential } else { memmap2::Advice::Random }); // a hint
+        #[cfg(not(unix))]
+        let _ = yes;
+    }
+
+    /// The bytes in the file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The numbers.
+    #[inline]
+    pub fn numbers(&self) -> &[f32] {
+        // SAFETY: the map begins at a multiple of four bytes of a page and is a multiple of four bytes long; any four
+        // bytes are a float32.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() / 4) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, SeekFrom};
+
+    use super::*;
+
+    #[test]
+    fn numbers_beyond_four_gigabytes_are_where_they_belong() {
+        // A file with a hole: it takes two pages of the disk.
+        let mut file = tempfile::tempfile().unwrap();
+        let offset = (5u64 << 30) + 64;
+        file.seek(SeekFrom::Start(offset)).unwrap();
+        file.write_all(&[1.5f32, -2.0, 3.25].map(f32::to_ne_bytes).concat()).unwrap();
+        assert_eq!(Mapped::of(&file, offset, 3).unwrap().numbers(), [1.5, -2.0, 3.25]);
+        let all = Mapped::of(&file, 0, (offset / 4) as usize + 3).unwrap();
+        assert_eq!(all.numbers()[(offset / 4) as usize..], [1.5, -2.0, 3.25]);
+        assert!(Mapped::of(&file, offset, 4).is_err() && Mapped::of(&file, u64::MAX - 3, 4).is_err());
+        assert!(Mapped::of(&file, 2, 1).is_err() && Mapped::of(&file, 0, usize::MAX / 2).is_err());
+    }
+
+    #[test]
+    fn a_spilled_file_holds_the_rows_and_has_no_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows: Vec<Vec<f32>> = (0..3).map(|i| (0..100_000).map(|j| (i * j) as f32).collect()).collect();
+        let mapped = Mapped::spilled(folder.path(), rows.iter().map(Vec::as_slice)).unwrap();
+        assert_eq!(mapped.numbers(), rows.concat());
+        assert_eq!(folder.path().read_dir().unwrap().count(), if cfg!(unix) { 0 } else { 1 });
+        assert!(Mapped::spilled(&folder.path().join("nowhere"), [&[1.0f32][..]].into_iter()).is_err());
+    }
+}

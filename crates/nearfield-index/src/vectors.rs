@@ -1,0 +1,255 @@
+//! Where the rows are kept in full: in memory, in the index file they were read from, or in files without a name.
+//!
+//! Rows stand in *pieces*, one after the other. A piece in memory grows at its end; one in a file is never changed. Of the
+//! rows in a file a search reads a few, so they need no memory of their own: what the system keeps of them it takes back
+//! when it needs the room.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nearfield_kernels::pages;
+
+use crate::Result;
+use crate::codec::Kept;
+use crate::mapped::Mapped;
+
+/// Bytes of rows that are written to a file at once, at the least: fewer wait in memory for more.
+const SPILL: usize = 64 << 20;
+
+/// Where less than one row in so many of a file without a name is left, these are moved and the file is given up.
+const SPARSE: usize = 4;
+
+/// Rows of one dimension.
+#[derive(Clone, Debug)]
+pub(crate) struct Vectors {
+    dimension: usize,
+    pieces: Vec<Piece>,
+    /// The folder where rows are kept in files; None keeps those that are added in memory.
+    folder: Option<PathBuf>,
+    spill: usize,
+}
+
+/// Rows from number `first` to `end - 1`.
+#[derive(Clone, Debug)]
+struct Piece {
+    first: usize,
+    end: usize,
+    numbers: Numbers,
+    /// Which rows of the file they are; None where they are all.
+    slots: Option<Vec<u32>>,
+}
+
+#[derive(Clone, Debug)]
+enum Numbers {
+    Held(Vec<f32>),
+    Spilled(Arc<Mapped>),
+    Kept(Arc<Kept>),
+}
+
+impl Numbers {
+    #[inline]
+    fn all(&self) -> &[f32] {
+        match self {
+            Self::Held(numbers) => numbers,
+            Self::Spilled(mapped) => mapped.numbers(),
+            Self::Kept(kept) => kept.mapped.numbers(),
+        }
+    }
+
+    fn mapped(&self) -> Option<&Mapped> {
+        match self {
+            Self::Held(_) => None,
+            Self::Spilled(mapped) => Some(mapped),
+            Self::Kept(kept) => Some(&kept.mapped),
+        }
+    }
+}
+
+impl Piece {
+    #[inline]
+    fn row(&self, row: usize, dimension: usize) -> &[f32] {
+        let place = row - self.first;
+        let slot = self.slots.as_ref().map_or(place, |slots| slots[place] as usize);
+        &self.numbers.all()[slot * dimension..(slot + 1) * dimension]
+    }
+}
+
+impl Vectors {
+    pub fn new(dimension: usize) -> Self {
+        Self { dimension, pieces: Vec::new(), folder: None, spill: SPILL }
+    }
+
+    /// Rows that stay in the file they were found in.
+    pub fn kept(dimension: usize, numbers: Option<Kept>) -> Self {
+        let mut vectors = Self::new(dimension);
+        if let Some(kept) = numbers {
+            let end = kept.mapped.numbers().len() / dimension;
+            vectors.pieces.push(Piece { first: 0, end, numbers: Numbers::Kept(Arc::new(kept)), slots: None });
+        }
+        vectors
+    }
+
+    /// Rows that are added from now on are kept in files without a name in this folder.
+    pub fn keep_in(&mut self, folder: &Path) {
+        self.folder = Some(folder.to_path_buf());
+    }
+
+    /// How many there are.
+    pub fn rows(&self) -> usize {
+        self.pieces.last().map_or(0, |piece| piece.end)
+    }
+
+    /// One of them.
+    #[inline]
+    pub fn row(&self, row: usize) -> &[f32] {
+        let piece = match self.pieces.as_slice() {
+            [only] => only,
+            pieces => &pieces[pieces.partition_point(|piece| piece.end <= row)],
+        };
+        piece.row(row, self.dimension)
+    }
+
+    /// Bytes in memory, and bytes that stay in files.
+    pub fn bytes(&self) -> (usize, usize) {
+        let mut bytes = (0, 0);
+        for piece in &self.pieces {
+            let slots = piece.slots.as_ref().map_or(0, |slots| 4 * slots.len());
+            let of_rows = 4 * (piece.end - piece.first) * self.dimension;
+            bytes.0 += slots + if piece.numbers.mapped().is_none() { of_rows } else { 0 };
+            bytes.1 += if piece.numbers.mapped().is_some() { of_rows } else { 0 };
+        }
+        bytes
+    }
+
+    /// Adds rows at the end; all or none of them.
+    pub fn extend(&mut self, rows: &[f32]) -> Result<()> {
+        let (first, count) = (self.rows(), rows.len() / self.dimension);
+        let last = self.pieces.last_mut().filter(|piece| matches!(piece.numbers, Numbers::Held(_)));
+        let waiting = last.as_ref().map_or(0, |piece| size_of_val(piece.numbers.all()));
+        if let Some(folder) = self.folder.as_deref().filter(|_| waiting + size_of_val(rows) >= self.spill) {
+            let before = last.as_ref().map_or(&[][..], |piece| piece.numbers.all());
+            let spilled = Mapped::spilled(folder, [before, rows].into_iter().filter(|part| !part.is_empty()))?;
+            let first = last.as_ref().map_or(first, |piece| piece.first);
+            let end = first + (waiting / 4 + rows.len()) / self.dimension;
+            if last.is_some() {
+                self.pieces.pop();
+            }
+            self.pieces.push(Piece { first, end, numbers: Numbers::Spilled(Arc::new(spilled)), slots: None });
+            return Ok(());
+        }
+        match last {
+            Some(Piece { end, numbers: Numbers::Held(held), .. }) => {
+                pages::reserve(held, rows.len());
+                held.extend_from_slice(rows);
+                *end += count;
+            }
+            _ if count > 0 => {
+                let mut held = Vec::new();
+                pages::reserve(&mut held, rows.len());
+                held.extend_from_slice(rows);
+                self.pieces.push(Piece { first, end: first + count, numbers: Numbers::Held(held), slots: None });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Gives up the rows that are not wanted; the others are numbered anew, in their order. Files stay as they are.
+    pub fn retain(&mut self, wanted: impl Fn(usize) -> bool) {
+        let (dimension, mut next) = (self.dimension, 0);
+        for mut piece in std::mem::take(&mut self.pieces) {
+            let left: Vec<usize> = (piece.first..piece.end).filter(|row| wanted(*row)).collect();
+            if left.len() < piece.end - piece.first {
+                let sparse = piece.numbers.all().len() / dimension > SPARSE * left.len();
+                if matches!(piece.numbers, Numbers::Held(_)) {
+                    piece.numbers =
+                        Numbers::Held(left.iter().flat_map(|row| piece.row(*row, dimension)).copied().collect());
+                } else if sparse
+                    && self.folder.is_some()
+                    && let Some(moved) = self.moved(&piece, &left)
+                {
+                    (piece.numbers, piece.slots) = (moved, None);
+                } else {
+                    let slot = |row: &usize| {
+                        piece.slots.as_ref().map_or((row - piece.first) as u32, |slots| slots[row - piece.first])
+                    };
+                    piece.slots = Some(left.iter().map(slot).collect());
+                }
+            }
+            (piece.first, piece.end) = (next, next + left.len());
+            if piece.end > next {
+                next = piece.end;
+                self.pieces.push(piece);
+            }
+        }
+    }
+
+    /// These rows of a file by themselves. None where they cannot be written: then they stay where they are.
+    fn moved(&self, piece: &Piece, left: &[usize]) -> Option<Numbers> {
+        let rows = left.iter().map(|row| piece.row(*row, self.dimension));
+        if 4 * left.len() * self.dimension < self.spill {
+            return Some(Numbers::Held(rows.flatten().copied().collect()));
+        }
+        Mapped::spilled(self.folder.as_deref()?, rows).ok().map(|spilled| Numbers::Spilled(Arc::new(spilled)))
+    }
+
+    /// Tells the system that rows are about to be read one after the other, or no more.
+    pub fn in_order(&self, yes: bool) {
+        self.pieces.iter().filter_map(|piece| piece.numbers.mapped()).for_each(|mapped| mapped.in_order(yes));
+    }
+
+    /// Reads what stays in an index file and checks that it is what was written.
+    pub fn verify(&self) -> Result<()> {
+        self.pieces.iter().try_for_each(|piece| match &piece.numbers {
+            Numbers::Kept(kept) => kept.verify(),
+            _ => Ok(()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows in memory are the oracle of those in files, whatever comes and goes.
+    #[test]
+    fn rows_are_the_same_wherever_they_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        for spill in [1, 100, 1000, usize::MAX] {
+            let (mut kept, mut plain) = (Vectors::new(3), Vec::<[f32; 3]>::new());
+            kept.keep_in(folder.path());
+            kept.spill = spill;
+            let mut state = spill as u64 | 1;
+            let mut next = |below: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % below
+            };
+            for step in 0..200 {
+                if next(4) > 0 {
+                    let rows: Vec<[f32; 3]> = (0..next(40)).map(|i| [step as f32, i as f32, next(9) as f32]).collect();
+                    kept.extend(rows.as_flattened()).unwrap();
+                    plain.extend(rows);
+                } else {
+                    let (every, keep) = (2 + next(5) as usize, next(2) == 0);
+                    kept.retain(|row| (row % every == 0) == keep);
+                    let rows = plain.iter().copied().enumerate();
+                    plain = rows.filter(|(row, _)| (row % every == 0) == keep).map(|(_, row)| row).collect();
+                }
+                assert_eq!(kept.rows(), plain.len());
+                assert!((0..plain.len()).all(|row| kept.row(row) == plain[row]));
+            }
+            let (held, mapped) = kept.bytes();
+            assert!(held + mapped >= 12 * plain.len() && (spill == usize::MAX) == (mapped == 0));
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_fails_before_anything_changes() {
+        let mut vectors = Vectors::new(2);
+        vectors.extend(&[1.0, 2.0]).unwrap();
+        vectors.keep_in(Path::new("/nowhere/at/all"));
+        vectors.spill = 1;
+        assert!(vectors.extend(&[3.0, 4.0]).is_err());
+        assert_eq!((vectors.rows(), vectors.row(0)), (1, &[1.0, 2.0][..]));
+    }
+}
