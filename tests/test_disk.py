@@ -19,7 +19,7 @@ import pytest
 import nearfield as nf
 from databases import DIMENSION, files, filled, intact, vectors
 from nearfield import schema, segments, transaction
-from nearfield.errors import DiskFull, ReadOnly, StorageError
+from nearfield.errors import AlreadyExists, DiskFull, ReadOnly, StorageError
 
 
 @pytest.fixture
@@ -30,10 +30,12 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- a full disk -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("step", ["write", "sync", "rename", "sync_folder"])
 def test_a_disk_that_is_full_while_sealing_changes_nothing(
-    tmp_path: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch, step: str
+    tmp_path: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch, step: str, beside: bool
 ) -> None:
+    monkeypatch.setattr(segments, "_BESIDE", 0 if beside else 10**9)  # bytes that are written by a thread
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -54,6 +56,19 @@ def test_a_disk_that_is_full_while_sealing_changes_nothing(
     assert db.collection("c", embedder=None).count() == 20
     assert files(tmp_path / "x.nf") == ["000001.npy", "000002.npy"]
     db.close()
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_id_that_is_taken_leaves_a_segment_behind(
+    tmp_path: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    monkeypatch.setattr(segments, "_BESIDE", 0 if beside else 10**9)
+    made = filled(tmp_path / "x.nf")
+    with nf.open(tmp_path / "x.nf") as db:
+        with pytest.raises(AlreadyExists, match="'3'"):
+            db.collection("c", embedder=None).add(ids=[f"new {i}" for i in range(9)] + ["3"], embeddings=vectors(10, 1))
+        assert files(tmp_path / "x.nf") == ["000001.npy"]
+    intact(tmp_path / "x.nf", made)
 
 
 def test_ctrl_c_between_the_segment_and_the_commit_changes_nothing(

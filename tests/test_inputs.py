@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfield import inputs
+from nearfield import _native, inputs
 from nearfield.errors import InvalidInput
+from nearfield.transaction import checksum, document_checksum
 
 NAMES = st.sampled_from(["year", "a.b", "é", "$where", "", 'quo"te', "tab\t", "\ud800"])
 VALUES = st.one_of(
@@ -19,7 +21,7 @@ VALUES = st.one_of(
     st.integers(-(2**64), 2**64),
     st.sampled_from([2**63 - 1, 2**63, -(2**63), -(2**63) - 1]),
     st.floats(),
-    st.text(st.characters(categories=["L", "Cs", "Cc", "S"]), max_size=4),
+    st.text(st.characters(categories=["L", "Cs", "Cc", "S", "P"]), max_size=4),
     st.sampled_from(["nul \0", "\\u0000", "half \ud83d"]),
     st.lists(st.integers(), max_size=2),
     st.dictionaries(NAMES, st.integers(), max_size=1),
@@ -27,24 +29,45 @@ VALUES = st.one_of(
 )
 
 
-@given(st.dictionaries(NAMES, VALUES, max_size=4))
-def test_the_quick_way_differs_from_the_careful_one(metadata: dict[str, Any]) -> None:
-    def outcome() -> Any:
+@given(st.lists(st.dictionaries(NAMES, VALUES, max_size=4) | st.none(), max_size=4))
+def test_the_quick_way_differs_from_the_careful_one(metadatas: list[dict[str, Any] | None]) -> None:
+    def careful() -> list[str | None]:
+        items = enumerate(metadatas)
+        return [None if item is None else inputs._metadata(item, f"metadatas[{i}]") for i, item in items]
+
+    def outcome(made: Callable[[], list[str | None]]) -> Any:
         try:
-            return inputs.metadatas([metadata])
+            found = [None if text is None else json.loads(text) for text in made()]
         except InvalidInput as error:
             return str(error)
+        return repr(found)  # 1, 1.0 and True are equal, and differ
 
-    inputs._fields.clear()
-    careful = outcome()
-    assert inputs._fields <= {"year", "a.b", "é"}, "a wrong name was taken for a right one"
-    inputs._fields.update(["year", "a.b", "é"])
-    assert outcome() == careful
+    assert outcome(lambda: inputs.metadatas(metadatas)) == outcome(careful)
 
 
-def test_names_of_fields_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "_MOST_FIELDS", 20)
-    inputs._fields.clear()
-    for i in range(100):
-        assert inputs.metadatas([{f"field {i}": i}]) == [f'{{"field {i}":{i}}}']
-    assert len(inputs._fields) == 20
+def test_what_passes_for_a_dictionary_or_a_text_is_left_to_the_careful_way() -> None:
+    class Shouting(dict[str, Any]):
+        def items(self) -> Any:
+            return [(name, value.upper()) for name, value in super().items()]
+
+    class Name(str):
+        pass
+
+    made = inputs.metadatas([{"a": "x"}, Shouting(a="x"), {Name("a"): Name("x")}, {"a": ["x"]}])
+    assert made == ['{"a":"x"}', '{"a":"X"}', '{"a":"x"}', '{"a":["x"]}']
+
+
+@given(st.integers(0, 2**32 - 10), st.lists(st.tuples(st.text(), st.text(), st.none() | st.text()), max_size=4))
+def test_checksums_that_python_and_the_core_count_differently(
+    first: int, records: list[tuple[str, str, str | None]]
+) -> None:
+    ids, metadatas, documents = [[record[i] for record in records] for i in range(3)]
+    sums, more = _native.checksums(first, ids, metadatas, documents)
+    rows = range(first, first + len(records))
+    assert sums == [checksum(row, id, text) for row, id, text in zip(rows, ids, metadatas, strict=True)]
+    assert more == [document_checksum(row, text) for row, text in zip(rows, documents, strict=True)]
+    lines = [*zip(rows, ids, metadatas, documents, sums, more, strict=True)]
+    assert _native.first_damaged(lines) is None
+    for at, line in enumerate(lines):
+        for wrong in ((line[0] + 1, *line[1:]), (*line[:4], line[4] ^ 1, line[5]), (*line[:2], None, *line[3:])):
+            assert _native.first_damaged([*lines[:at], wrong, *lines[at + 1 :]]) == at

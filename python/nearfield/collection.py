@@ -52,6 +52,7 @@ class Collection(Verbs):
         self._encoder = Encoder(embedder, state)
         self._reader = Reader(store, derived, state)
         self._writer = Writer(store, self._reader, self._encoder, state)
+        self._derived = derived
         self._searcher = Searcher(store, derived, self._encoder, state)
 
     @property
@@ -187,6 +188,9 @@ class Collection(Verbs):
     def compact(self) -> bool:
         """Rewrite the collection without what was deleted or replaced, and give its room on the disk back.
 
+        Also build the graph of a large collection, if that has not been done in the background yet: a process that
+        searches builds it beside its searches, which are exact until then.
+
         Others read and write meanwhile; the order of the records and all answers stay the same. While it works it needs
         little memory, and room on the disk for a second copy. Killed at any moment, it has done nothing.
 
@@ -200,7 +204,9 @@ class Collection(Verbs):
             Locked: another process is compacting or repairing this database, and has been for 30 seconds.
             Corrupt: the collection is damaged; it was left as it is.
         """
-        return compaction.compact(self._store, self._id, self._name, before=index_ahead(self._store))
+        worth = compaction.compact(self._store, self._id, self._name, before=index_ahead(self._store))
+        self._derived.index.build(self._state().id)
+        return worth
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

@@ -142,13 +142,20 @@ class Index:
     def __repr__(self) -> str:
         return f"<Index: {len(self):,} vectors, dimension {self.dimension}, {self.metric}>"
 
-    def add(self, vectors: ArrayLike, ids: ArrayLike | None = None) -> NDArray[np.int64]:
+    @property
+    def due(self) -> bool:
+        """Whether `settle` would take long: a graph is missing, or many vectors are missing in it."""
+        return self._native.due
+
+    def add(self, vectors: ArrayLike, ids: ArrayLike | None = None, *, settle: bool = True) -> NDArray[np.int64]:
         """Add vectors, all or none of them; they are found by the next search.
 
         Args:
             vectors: Shape (n, dimension), or (dimension,) for one; any float or integer dtype, kept as float32. With
                 `on_disk` an array may be larger than memory: `index.add(np.load("rows.npy", mmap_mode="r"))`.
             ids: Shape (n,), whole numbers from 0 on, not in the index yet. Default: counted up from the largest so far.
+            settle: False leaves a graph as it is, and the vectors are scanned beside it until `settle` is called: for
+                adding many in parts.
 
         Returns:
             int64 ids, shape (n,).
@@ -162,9 +169,21 @@ class Index:
         try:
             empty = _is_empty(vectors)
             matrix = np.empty((0, self.dimension), np.float32) if empty else self._matrix(vectors, "vectors")
-            return self._native.add(matrix, given, self.threads)
+            return self._native.add(matrix, given, self.threads, settle)
         except OSError as error:
             raise StorageError(f"cannot keep vectors in {self._folder}: {_reason(error)}; nothing was added") from error
+
+    def settle(self) -> None:
+        """Build the graph, or bring it up to date, where that pays: what `add` does at its end.
+
+        Example:
+            >>> import numpy as np, nearfield as nf
+            >>> index = nf.Index(dimension=2)
+            >>> for part in np.eye(2):
+            ...     _ = index.add(part, settle=False)
+            >>> index.settle()
+        """
+        self._native.settle(self.threads)
 
     def remove(self, ids: ArrayLike) -> int:
         """Remove vectors by id, all or none of them; returns how many.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nearfield import _native
 from nearfield.errors import InvalidInput
 from nearfield.fields import Descending, F
 from nearfield.filters import MAX_DEPTH, check_field, check_unicode, scalar
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 MAX_DIMENSION = 65_535  # of the index
 _INCLUDE = ("documents", "metadatas", "embeddings")
-_MOST_FIELDS = 10_000
-_SCALARS = frozenset((str, int, float, bool, type(None)))
-_fields: set[str] = set()  # names of metadata fields that were found right
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False).encode
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
@@ -126,13 +124,13 @@ def not_negative(value: object, name: str) -> int:
 def ids(values: object, *, unique: bool = True) -> list[str]:
     """A list of ids (a single id is a list of one)."""
     found = _listed(values, "ids", "strings")
-    for i, id in enumerate(found):
-        if not isinstance(id, str) or not id or "\0" in id:
-            kind = type(id).__name__
-            raise InvalidInput(
-                f"ids[{i}] must be a string that is not empty and has no NUL character, got {id!r} ({kind})"
-            )
-        check_unicode(id, f"ids[{i}]")
+    if (i := _native.first_not_text(found, False, True)) is not None:
+        id = found[i]
+        if isinstance(id, str) and id and "\0" not in id:
+            check_unicode(id, f"ids[{i}]")
+        raise InvalidInput(
+            f"ids[{i}] must be a string that is not empty and has no NUL character, got {id!r} ({type(id).__name__})"
+        )
     if unique and len(set(found)) < len(found):
         seen: set[str] = set()
         twice = next(id for id in found if id in seen or seen.add(id))  # type: ignore[func-returns-value]
@@ -151,11 +149,10 @@ def new_ids(count: int) -> list[str]:
 def documents(values: object) -> list[str | None]:
     """A list of texts, None where there is none (a single text is a list of one)."""
     found = _listed(values, "documents", "strings")
-    for i, text in enumerate(found):
-        if text is not None:
-            if not isinstance(text, str):
-                raise InvalidInput(f"documents[{i}] must be a string, got {text!r} ({type(text).__name__})")
-            check_unicode(text, f"documents[{i}]")
+    if (i := _native.first_not_text(found, True, False)) is not None:
+        if isinstance(found[i], str):
+            check_unicode(found[i], f"documents[{i}]")
+        raise InvalidInput(f"documents[{i}] must be a string, got {found[i]!r} ({type(found[i]).__name__})")
     return found
 
 
@@ -175,7 +172,13 @@ def texts(values: Sequence[object], name: str) -> list[str]:
 def metadatas(values: object) -> list[str | None]:
     """A list of metadata as JSON, None where there is none (a single dictionary is a list of one)."""
     found = [values] if isinstance(values, Mapping) else _listed(values, "metadatas", "dictionaries")
-    return [None if item is None else _metadata(item, f"metadatas[{i}]") for i, item in enumerate(found)]
+    made: list[str | None] = []
+    while len(made) < len(found):
+        made += _native.json_objects(found, len(made))  # as far as nothing can be wrong
+        if len(made) < len(found):
+            item = found[len(made)]
+            made.append(None if item is None else _metadata(item, f"metadatas[{len(made)}]"))
+    return made
 
 
 def vectors(values: ArrayLike, dimension: int | None, name: str = "embeddings") -> NDArray[np.float32]:
@@ -183,7 +186,7 @@ def vectors(values: ArrayLike, dimension: int | None, name: str = "embeddings") 
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit becomes infinite, and is refused below
             array = np.asarray(values)
-            array = array.astype(np.float32) if array.dtype.kind in "fiu" else _numbers(values, array, name)
+            array = array.astype(np.float32, copy=False) if array.dtype.kind in "fiu" else _numbers(values, array, name)
     except (ValueError, TypeError) as error:
         raise InvalidInput(f"{name} must be numbers in rows of equal length: {error}") from None
     if array.ndim == 1 and array.size:
@@ -198,10 +201,10 @@ def vectors(values: ArrayLike, dimension: int | None, name: str = "embeddings") 
         raise InvalidInput(
             f"{name} have {array.shape[1]} dimensions, the collection has {dimension}; use the model it was filled with"
         )
-    if not (finite := np.isfinite(array).all(axis=1)).all():
-        row = int(np.flatnonzero(~finite)[0])
+    array = np.ascontiguousarray(array)
+    if (row := _native.first_not_finite(array)) is not None:
         raise InvalidInput(f"{name}[{row}] has NaN or infinite values (of float32); leave it out or mend it")
-    return np.ascontiguousarray(array)
+    return array
 
 
 def queries(values: Any, dimension: int | None) -> Queries:
@@ -257,28 +260,7 @@ def _listed(values: object, name: str, of: str) -> list[Any]:
 def _metadata(item: object, place: str) -> str:
     if not isinstance(item, Mapping):
         raise InvalidInput(f"{place} must be a dictionary, got {item!r} ({type(item).__name__})")
-    if (text := _quick(item)) is not None:
-        return text
-    plain = _plain(item, place, 0)
-    if len(_fields) < _MOST_FIELDS:
-        _fields.update(plain)
-    return _json(plain)
-
-
-def _quick(item: Mapping[str, Any]) -> str | None:
-    """What `_metadata` returns, in a fraction of the time, where nothing can be wrong; else None."""
-    if type(item) is not dict or not item.keys() <= _fields or not _SCALARS.issuperset(map(type, item.values())):
-        return None
-    for value in item.values():
-        if type(value) is int and not -(2**63) <= value < 2**63:
-            return None
-    try:
-        text = _json(item)
-        if not text.isascii():
-            text.encode()
-    except ValueError:  # NaN or infinity, or half a character
-        return None
-    return None if "\\u0000" in text else text
+    return _json(_plain(item, place, 0))
 
 
 def _plain(value: object, place: str, depth: int) -> Any:

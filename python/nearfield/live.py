@@ -202,9 +202,63 @@ class Published(Live[T]):
 
 
 class LiveIndex(Published[Index]):
-    """A collection's index of vectors: the published one if there is a good one, and what has happened since."""
+    """A collection's index of vectors: the published one if there is a good one, and what has happened since.
+
+    Nobody waits for a graph. New rows are scanned exactly, beside the graph if there is one; `tend` has a thread build what
+    is due on a second index, which then takes the place of the first.
+    """
 
     kind = "auto"
+
+    def __init__(self, store: Store, gate: threading.RLock | None = None) -> None:
+        super().__init__(store, gate)
+        self._builder: threading.Thread | None = None
+
+    def tend(self) -> None:
+        """`publish`, or begin to build what is due and publish that. To be called outside a view."""
+        with self._changed:
+            thing, version = self._thing, self._version
+            building = self._builder is not None and self._builder.is_alive()
+            if not building and thing is not None and version is not None and thing.due:
+                self._builder = threading.Thread(
+                    target=self._build_quietly, args=(version.id,), name="nearfield index", daemon=True
+                )
+                self._builder.start()
+                building = True
+        if not building:
+            self.publish()
+
+    def build(self, collection: int) -> None:
+        """Build what is due, and publish it. To be called outside a view."""
+        built = LiveIndex(self._store)
+        with self._store.reading() as transaction:
+            state = transaction.by_id(collection)
+            if state is None or state.dimension is None:
+                return
+            with self._changed:
+                if self._version == Version.of(state) and self._thing is not None and not self._thing.due:
+                    return
+            with built.at(transaction, state) as index:
+                due = index.due
+        if due:
+            index.settle()  # nothing is held meanwhile
+            built.publish()
+            self._take(built)
+
+    def _build_quietly(self, collection: int) -> None:
+        with suppress(NearfieldError):  # closed, dropped, damaged: whoever searches is told
+            self.build(collection)
+
+    def _take(self, built: LiveIndex) -> None:
+        """Put another index in the place of this one, unless it is of another space of rows. The next search brings it
+        up to date.
+        """
+        assert built._version is not None
+        with self._store.reading(), self.gate, self._changed:  # the view: a fork waits for it, so for the gate
+            while self._advancing or self._sharing:
+                self._changed.wait()
+            if self._version is not None and self._version.id == built._version.id:
+                self._thing, self._version, self._published = built._thing, built._version, built._published
 
     def search(
         self,
@@ -237,7 +291,7 @@ class LiveIndex(Published[Index]):
     def saving(self, thing: Index) -> Callable[[Path], None] | None:
         # An exact index is made from the segments as fast as from a file of its own: only others are published.
         worth = thing.built if thing.kind == "auto" else thing.kind != "flat"
-        return thing.save if worth else None
+        return thing.save if worth and not thing.due else None
 
     def caught_up(self, thing: Index, transaction: Transaction, state: State, since: Version) -> Index:
         dead = np.empty(0, dtype=np.int64)
@@ -250,9 +304,11 @@ class LiveIndex(Published[Index]):
                 rows = np.arange(first, first + len(vectors), dtype=np.int64)
                 alive = ~np.isin(rows, dead)
                 if alive.all():
-                    thing.add(vectors, rows)
+                    thing.add(vectors, rows, settle=False)
                 elif alive.any():
-                    thing.add(vectors[alive], rows[alive])
+                    thing.add(vectors[alive], rows[alive], settle=False)
+        if not thing.due:
+            thing.settle()
         if len(thing) != state.live:
             raise Corrupt(
                 f"collection {state.name!r} has {state.live} records and {len(thing)} vectors; "
@@ -270,8 +326,8 @@ def index_ahead(store: Store) -> Callable[[Transaction, State], None]:
         state = transaction.find(copy.name.partition(HIDDEN)[0])
         if state is not None and transaction.newest(state, LiveIndex.kind) is not None:
             index = LiveIndex(store)
-            with index.at(transaction, copy):
-                pass
+            with index.at(transaction, copy) as made:
+                made.settle()
             index.publish()
 
     return publish

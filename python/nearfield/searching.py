@@ -174,7 +174,8 @@ class Searcher:
                 if len(answers[at]) < request.k and not found.complete[place]:
                     again.append(at)  # a few groups had all the candidates
             left, depth = again, 4 * depth
-        for derived in (self._live, self._columns, self._text):
+        self._live.tend()
+        for derived in (self._columns, self._text):
             derived.publish()
         if request.explain:
             report = replace(report or _nothing(0), stages=dict(clock.stages))

@@ -7,8 +7,9 @@ the catalog does not name belongs to nobody: it was left by a crash.
 
 from __future__ import annotations
 
+import mmap
 import os
-import zlib
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nearfield import _native
 from nearfield.errors import Corrupt
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 VECTORS = "vectors"
 INDEXES = "indexes"
 _TEMPORARY = ".tmp"
-_CHUNK = 1 << 24  # bytes that are checked at once
+_CHUNK = 1 << 20  # bytes that are checked, or written, at once: they stay in the cache of a core
+_BESIDE = 1 << 20  # bytes from which on writing is worth a thread
 
 
 class Segment(NamedTuple):
@@ -46,7 +49,7 @@ class Segment(NamedTuple):
         if (self.path, self.crc32) not in known:
             crc, step = 0, max(1, _CHUNK // (4 * dimension))
             for at in range(0, self.rows, step):
-                crc = zlib.crc32(vectors[at : at + step].data, crc)
+                crc = _native.crc32(_bytes(vectors[at : at + step]), crc)
             if crc != self.crc32:
                 raise Corrupt(f"the bytes of {self.path} are not those that were written; restore it from a backup")
             known.add((self.path, self.crc32))
@@ -89,10 +92,7 @@ class SegmentFile:
     def append(self, vectors: NDArray[np.float32]) -> None:
         """Add vectors, (n, dimension) float32."""
         if len(vectors):
-            data = np.ascontiguousarray(vectors, dtype="<f4").data.cast("B")
-            self.crc32 = zlib.crc32(data, self.crc32)
-            self.rows += len(vectors)
-            self._written(lambda: self._file.write(data))
+            self._written(lambda: self._write(vectors))
 
     def sync(self) -> None:
         """Put what was written so far on the disk: then less is left to do when others wait."""
@@ -120,6 +120,16 @@ class SegmentFile:
             with suppress(OSError):
                 leftover.unlink()
 
+    def _write(self, vectors: NDArray[np.float32]) -> None:
+        step = max(1, _CHUNK // (4 * self._dimension))
+        piece = np.empty((min(step, len(vectors)), self._dimension), dtype="<f4")
+        for at in range(0, len(vectors), step):
+            part = piece[: len(vectors) - at]
+            part[:] = vectors[at : at + step]  # a copy: what the caller does to his array meanwhile does no harm
+            self.crc32 = _native.crc32(_bytes(part), self.crc32)
+            self._file.write(part.data)
+        self.rows += len(vectors)
+
     def _header(self) -> None:
         # NumPy leaves room for the number of rows to grow: the header keeps its length.
         shape = (self.rows, self._dimension)
@@ -143,6 +153,45 @@ def write(folder: Path, parts: Sequence[NDArray[np.float32]]) -> SegmentFile:
         file.append(part)
     file.finish()
     return file
+
+
+class Beside:
+    """Writes a segment in a thread, if it is large, while the caller does something else. `file` waits for it.
+
+    Whoever does not get as far as asking for the file calls `abandon`.
+    """
+
+    def __init__(self, folder: Path, parts: Sequence[NDArray[np.float32]]) -> None:
+        self._work = lambda: write(folder, parts)
+        self._file: SegmentFile | None = None
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        if sum(part.nbytes for part in parts) >= _BESIDE:
+            self._thread = threading.Thread(target=self._run, name="nearfield segment")
+            self._thread.start()
+
+    def file(self) -> SegmentFile:
+        """The finished file; raises what went wrong with it, and then there is none."""
+        if self._thread is None:
+            self._run()
+        else:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._file is not None
+        return self._file
+
+    def abandon(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        if self._file is not None:
+            self._file.abandon()
+
+    def _run(self) -> None:
+        try:
+            self._file = self._work()
+        except BaseException as error:
+            self._error = error
 
 
 def put(path: Path, write: Callable[[Path], None]) -> Path:
@@ -196,6 +245,13 @@ def remove(root: Path, paths: Iterable[Path]) -> None:
             folder.rmdir()
 
 
+def let_go(vectors: NDArray[Any]) -> None:
+    """Take a mapped file that was read through out of this process's memory; what is asked of it comes again."""
+    mapped = getattr(vectors, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def sync(descriptor: int) -> None:
     """Return when the file's bytes are on the disk itself, not in its cache."""
     try:
@@ -227,6 +283,10 @@ def make_folder(folder: Path) -> None:
         if not path.is_dir():
             path.mkdir(exist_ok=True)
             sync_folder(path.parent)
+
+
+def _bytes(vectors: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.asarray(vectors).reshape(-1).view(np.uint8)
 
 
 def _folders(root: Path) -> list[Path]:

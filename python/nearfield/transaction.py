@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from nearfield import segments
+from nearfield import _native, segments
 from nearfield.catalog import Catalog, Generation, State
 from nearfield.errors import AlreadyExists, Corrupt, InvalidInput
 
@@ -25,6 +26,7 @@ _CHUNK = 1 << 24  # bytes of vectors handed on at once
 _RECORD = "key & 4294967295, id, metadata, document, crc32, crc32_doc"
 _WITHOUT_DOCUMENT = "key & 4294967295, id, metadata, NULL, crc32, 0"
 _PIECE = 1 << 14  # records handed on at once
+_LINES = 128  # records that one statement stores; each has six parameters, and old SQLites allow 999
 
 
 class Stored(NamedTuple):
@@ -89,9 +91,10 @@ class Transaction(Catalog):
             (collection << 32 | first_row, (collection + 1) << 32),
         )
         while lines := found.fetchmany(_PIECE):
-            records = [verified(line) for line in lines]
-            rows = np.fromiter((record.row for record in records), dtype=np.int64, count=len(records))
-            yield rows, [record.metadata for record in records]
+            if (bad := _native.first_damaged(lines)) is not None:
+                verified(lines[bad])
+            rows = np.fromiter((line[0] for line in lines), dtype=np.int64, count=len(lines))
+            yield rows, [line[2] for line in lines]
 
     def documents(
         self, collection: int, rows: NDArray[np.int64]
@@ -148,6 +151,7 @@ class Transaction(Catalog):
             vectors = segment.checked(state.dimension, self.checked)
             for at in range(max(first_row - segment.first_row, 0), segment.rows, step):
                 yield segment.first_row + at, np.asarray(vectors[at : at + step], dtype=np.float32)
+            segments.let_go(vectors)
             first_row = end
         found = self._sql.execute(
             "SELECT key & 4294967295, crc32, vector FROM unsealed WHERE key >= ? AND key < ? ORDER BY key",
@@ -197,6 +201,26 @@ class Transaction(Catalog):
             raise InvalidInput(
                 f"collection {state.name!r} has used {first} of {MAX_ROWS} rows; {count} more do not fit in it"
             )
+        sealed = sum(segment.rows for segment in self.segments(state))
+        if self._root is not None and first + count - sealed >= SEAL_ROWS:
+            self._seal(state, sealed, vectors, lambda: self._add_new(state, first, ids, documents, metadatas))
+        else:
+            self._add_new(state, first, ids, documents, metadatas)
+            keys = range(state.id << 32 | first, (state.id << 32 | first) + count)
+            blobs = [row.tobytes() for row in np.ascontiguousarray(vectors, dtype="<f4")]
+            self._sql.executemany(
+                "INSERT INTO unsealed (key, crc32, vector) VALUES (?, ?, ?)",
+                zip(keys, map(zlib.crc32, blobs, range(first, first + count)), blobs, strict=True),
+            )
+
+    def _add_new(
+        self,
+        state: State,
+        first: int,
+        ids: Sequence[str],
+        documents: Sequence[str | None],
+        metadatas: Sequence[str],
+    ) -> None:
         try:
             self.add_records(state, first, ids, documents, metadatas)
         except sqlite3.IntegrityError:
@@ -205,16 +229,6 @@ class Transaction(Catalog):
             if not taken:
                 raise Corrupt(f"collection {state.name!r} has records in rows that it has not given yet") from None
             raise AlreadyExists(taken_message(state.name, taken)) from None
-        sealed = sum(segment.rows for segment in self.segments(state))
-        if self._root is not None and first + count - sealed >= SEAL_ROWS:
-            self._seal(state, sealed, vectors)
-        else:
-            keys = range(state.id << 32 | first, (state.id << 32 | first) + count)
-            blobs = [row.tobytes() for row in np.ascontiguousarray(vectors, dtype="<f4")]
-            self._sql.executemany(
-                "INSERT INTO unsealed (key, crc32, vector) VALUES (?, ?, ?)",
-                zip(keys, map(zlib.crc32, blobs, range(first, first + count)), blobs, strict=True),
-            )
 
     def bury(self, state: State, rows: Sequence[int]) -> None:
         """Remove the records in `rows`. Their vectors stay in place, and `dead_rows` says that they count no more."""
@@ -252,15 +266,21 @@ class Transaction(Catalog):
             self._sql.execute("UPDATE collections SET seq = ? WHERE id = ?", (seq, state.id))
             self.settle(state.id)
 
-    def _seal(self, state: State, sealed: int, vectors: NDArray[np.float32]) -> None:
-        """Write the unsealed vectors and the new ones as one segment, in place of their blobs."""
+    def _seal(self, state: State, sealed: int, vectors: NDArray[np.float32], beside: Callable[[], None]) -> None:
+        """Write the unsealed vectors and the new ones as one segment, in place of their blobs; and do `beside` meanwhile."""
         folder = self.folder(state.name)
         tail = (state.id << 32 | sealed, (state.id + 1) << 32)
         blobs = self._sql.execute(
             "SELECT key & 4294967295, crc32, vector FROM unsealed WHERE key >= ? AND key < ? ORDER BY key", tail
         ).fetchall()
         before = _unpacked(state, blobs, range(sealed, sealed + len(blobs)))
-        self.add_segment(state, segments.write(folder, [before, vectors]), sealed)
+        writing = segments.Beside(folder, [before, vectors])
+        try:
+            beside()
+            self.add_segment(state, writing.file(), sealed)
+        except BaseException:
+            writing.abandon()
+            raise
         self._sql.execute("DELETE FROM unsealed WHERE key >= ? AND key < ?", tail)
 
     def emptied(self, collection: int, count: int) -> bool:
@@ -302,14 +322,17 @@ class Transaction(Catalog):
         """Store records in the rows from `first` on, which are the next, without their vectors."""
         count = len(ids)
         keys = range(state.id << 32 | first, (state.id << 32 | first) + count)
-        rows = range(first, first + count)
-        sums = map(checksum, rows, ids, metadatas)
-        more = map(document_checksum, rows, documents)
-        self._sql.executemany(
-            "INSERT INTO records (key, collection, id, crc32, crc32_doc, metadata, document) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            zip(keys, [state.id] * count, ids, sums, more, metadatas, documents, strict=True),
-        )
+        sums, more = _native.checksums(first, ids, metadatas, documents)
+        lines = zip(keys, ids, sums, more, metadatas, documents, strict=True)
+        values = list(chain.from_iterable(lines))
+        line = f"(?, {state.id}, ?, ?, ?, ?, ?)"
+        for at in range(0, len(values), 6 * _LINES):  # many a statement, or most of the time goes into starting it
+            some = values[at : at + 6 * _LINES]
+            self._sql.execute(
+                "INSERT INTO records (key, collection, id, crc32, crc32_doc, metadata, document) VALUES "
+                + ", ".join([line] * (len(some) // 6)),
+                some,
+            )
         self._sql.execute(
             "UPDATE collections SET next_row = next_row + ?, live = live + ? WHERE id = ?", (count, count, state.id)
         )

@@ -61,6 +61,18 @@ impl Kind for Auto {
         self.0.add(vectors, ids, threads)
     }
 
+    fn append(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
+        self.0.append(vectors, ids, threads)
+    }
+
+    fn settle(&mut self, threads: usize) {
+        self.0.fold(threads);
+    }
+
+    fn due(&self) -> bool {
+        self.0.due()
+    }
+
     fn remove(&mut self, ids: &[i64], threads: usize) -> Result<usize> {
         self.0.remove(ids, threads)
     }

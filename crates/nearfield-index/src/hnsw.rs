@@ -155,9 +155,22 @@ impl Hnsw {
         Ok(added)
     }
 
+    /// As `add`, but leaves the graph as it is.
+    pub fn append(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
+        self.flat.add(vectors, ids, threads)
+    }
+
+    /// Whether a graph is missing, or many rows are missing in it.
+    pub fn due(&self) -> bool {
+        match &self.graph {
+            None => self.flat.len() >= self.fewest,
+            Some(graph) => self.flat.ids.rows() - graph.covered > 4 * FEWEST + graph.rows.len() / 16,
+        }
+    }
+
     /// Removes vectors by id, as [`Flat::remove`]; walks still pass through their nodes until these are many.
     pub fn remove(&mut self, ids: &[i64], threads: usize) -> Result<usize> {
-        let before = self.flat.ids.rows();
+        let (before, had) = (self.flat.ids.rows(), self.graph.is_some());
         let count = self.flat.remove(ids, threads)?;
         if self.flat.ids.rows() != before {
             self.graph = None; // rows were numbered anew
@@ -166,12 +179,14 @@ impl Hnsw {
             let is_dead = |row: &&u32| **row == NONE || !self.flat.ids.is_live(**row as usize);
             graph.dead = graph.rows.iter().filter(is_dead).count();
         }
-        self.fold(threads);
+        if had {
+            self.fold(threads);
+        }
         Ok(count)
     }
 
     /// Builds the graph where there is none yet or too much has changed since.
-    fn fold(&mut self, threads: usize) {
+    pub(crate) fn fold(&mut self, threads: usize) {
         let stale = match &self.graph {
             None => self.flat.len() >= self.fewest,
             Some(graph) => {

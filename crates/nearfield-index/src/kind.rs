@@ -25,6 +25,16 @@ pub trait Kind: Debug + Send + Sync {
     fn keep_in(&mut self, folder: &Path);
     /// Adds vectors (row-major) under the ids given, or under the next ones; all or none of them.
     fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>>;
+    /// As `add`, but leaves what stands beside the vectors as it is: until `settle`, new rows are scanned beside it.
+    fn append(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
+        self.add(vectors, ids, threads)
+    }
+    /// Brings what stands beside the vectors up to date where that pays.
+    fn settle(&mut self, _threads: usize) {}
+    /// Whether `settle` has so much to do that nobody should wait for it.
+    fn due(&self) -> bool {
+        false
+    }
     /// Removes vectors by id; all or none of them. Returns how many were removed.
     fn remove(&mut self, ids: &[i64], threads: usize) -> Result<usize>;
     /// The best k rows of every query.
@@ -76,6 +86,15 @@ impl Kind for Hnsw {
     }
     fn beside(&self) -> usize {
         self.bytes()
+    }
+    fn append(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
+        self.append(vectors, ids, threads)
+    }
+    fn settle(&mut self, threads: usize) {
+        self.fold(threads);
+    }
+    fn due(&self) -> bool {
+        self.due()
     }
     forwarded!();
 }

@@ -8,6 +8,7 @@
 //! * [`kind`] is the one face of all that hold dense vectors.
 //! * [`columns`] answers filters on metadata with sets of rows; [`filter`] says what a filter is.
 //! * `vectors.rs` keeps rows in full: in memory, or in files that `mapped.rs` lets the system read when they are looked at.
+//! * [`record`] has what the catalog keeps of records: metadata as JSON, checksums.
 //! * [`ids`] maps the numbers users give to rows, [`pool`] runs the work, [`codec`] writes and reads files.
 
 mod allow;
@@ -34,6 +35,7 @@ mod plan;
 pub mod pool;
 mod postings;
 pub mod probe;
+pub mod record;
 mod refine;
 mod scan;
 pub mod sparse;

@@ -126,11 +126,25 @@ impl Index {
         vectors: PyReadonlyArray2<'py, f32>,
         ids: Option<PyReadonlyArray1<'py, i64>>,
         threads: usize,
+        settle: bool,
     ) -> PyResult<Bound<'py, PyArray1<i64>>> {
         let vectors = vectors.as_slice()?;
         let ids = ids.as_ref().map(|ids| ids.as_slice()).transpose()?;
-        let added = self.write(py, |index| index.add(vectors, ids, threads)).map_err(raised)?;
-        Ok(added.into_pyarray(py))
+        let added = self.write(py, |index| match settle {
+            true => index.add(vectors, ids, threads),
+            false => index.append(vectors, ids, threads),
+        });
+        Ok(added.map_err(raised)?.into_pyarray(py))
+    }
+
+    fn settle(&self, py: Python<'_>, threads: usize) {
+        self.write(py, |index| index.settle(threads));
+    }
+
+    /// Whether `settle` would take long.
+    #[getter]
+    fn due(&self, py: Python<'_>) -> bool {
+        self.read(py, |index| index.due())
     }
 
     fn remove(&self, py: Python<'_>, ids: PyReadonlyArray1<'_, i64>, threads: usize) -> PyResult<usize> {

@@ -2,6 +2,7 @@
 
 mod columns;
 mod index;
+mod record;
 mod sparse;
 
 use std::path::PathBuf;
@@ -64,6 +65,12 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<columns::ColumnsIndex>()?;
     module.add_function(wrap_pyfunction!(columns::check_pattern, module)?)?;
     module.add_function(wrap_pyfunction!(columns::documents_matching, module)?)?;
+    module.add_function(wrap_pyfunction!(record::json_objects, module)?)?;
+    module.add_function(wrap_pyfunction!(record::first_not_text, module)?)?;
+    module.add_function(wrap_pyfunction!(record::checksums, module)?)?;
+    module.add_function(wrap_pyfunction!(record::first_damaged, module)?)?;
+    module.add_function(wrap_pyfunction!(record::crc32, module)?)?;
+    module.add_function(wrap_pyfunction!(record::first_not_finite, module)?)?;
     module.add_function(wrap_pyfunction!(check_file, module)?)?;
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
     module.add_function(wrap_pyfunction!(default_threads, module)?)
