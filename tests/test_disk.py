@@ -36,6 +36,7 @@ def test_a_disk_that_is_full_while_sealing_changes_nothing(
     tmp_path: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch, step: str, beside: bool
 ) -> None:
     monkeypatch.setattr(segments, "_BESIDE", 0 if beside else 10**9)  # bytes that are written by a thread
+
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

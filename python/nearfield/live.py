@@ -204,8 +204,8 @@ class Published(Live[T]):
 class LiveIndex(Published[Index]):
     """A collection's index of vectors: the published one if there is a good one, and what has happened since.
 
-    Nobody waits for a graph. New rows are scanned exactly, beside the graph if there is one; `tend` has a thread build what
-    is due on a second index, which then takes the place of the first.
+    Nobody waits for a graph. New rows are scanned exactly, beside the graph if there is one; `tend` has a thread build
+    what is due on a second index, which then takes the place of the first.
     """
 
     kind = "auto"

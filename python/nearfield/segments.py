@@ -162,7 +162,8 @@ class Beside:
     """
 
     def __init__(self, folder: Path, parts: Sequence[NDArray[np.float32]]) -> None:
-        self._work = lambda: write(folder, parts)
+        self._folder = folder
+        self._parts = parts
         self._file: SegmentFile | None = None
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -189,7 +190,7 @@ class Beside:
 
     def _run(self) -> None:
         try:
-            self._file = self._work()
+            self._file = write(self._folder, self._parts)
         except BaseException as error:
             self._error = error
 

@@ -267,7 +267,7 @@ class Transaction(Catalog):
             self.settle(state.id)
 
     def _seal(self, state: State, sealed: int, vectors: NDArray[np.float32], beside: Callable[[], None]) -> None:
-        """Write the unsealed vectors and the new ones as one segment, in place of their blobs; and do `beside` meanwhile."""
+        """Write unsealed vectors and new ones as one segment, in place of their blobs. Do `beside` meanwhile."""
         folder = self.folder(state.name)
         tail = (state.id << 32 | sealed, (state.id + 1) << 32)
         blobs = self._sql.execute(
