@@ -193,6 +193,21 @@ class Index:
         """
         return self._native.remove(_ids(ids, "ids"), self.threads)
 
+    def compact(self) -> None:
+        """Give back the room of removed vectors; ids stay.
+
+        A graph, lists or tables are built again if vectors have come or gone since. The index then takes the memory of
+        a new one made of the vectors that are left, gives its answers, and takes as long to make.
+
+        Example:
+            >>> import numpy as np, nearfield as nf
+            >>> index = nf.Index(dimension=2)
+            >>> _ = index.add(np.eye(2)), index.remove([0]), index.compact()
+            >>> index.search([1.0, 1.0], k=1)[0].tolist()
+            [1]
+        """
+        self._native.compact(self.threads)
+
     @overload
     def search(
         self,

@@ -77,6 +77,10 @@ impl Kind for Auto {
         self.0.remove(ids, threads)
     }
 
+    fn compact(&mut self, threads: usize) {
+        self.0.compact(threads);
+    }
+
     fn search(&self, request: &Request) -> Result<Answers> {
         let flat = self.vectors();
         if request.recall.is_none() && flat.len().saturating_mul(flat.dimension()) <= plan::EXACT_UP_TO {

@@ -281,18 +281,32 @@ impl Flat {
 
     /// Removes vectors by id; all or none of them. Returns how many were removed.
     pub fn remove(&mut self, ids: &[i64], threads: usize) -> Result<usize> {
-        let rows = self.ids.remove(ids)?;
-        for &row in &rows {
-            self.factors[row as usize / BLOCK].bias[row as usize % BLOCK] = f32::NEG_INFINITY;
-        }
-        if self.ids.rows() > 2 * self.ids.len() + ROWS_PER_JOB {
+        let rows = self.take_out(ids)?;
+        if self.is_wasteful() {
             self.compact(threads);
         }
         Ok(rows.len())
     }
 
-    /// Gives back the room of removed rows.
-    fn compact(&mut self, threads: usize) {
+    /// As `remove`, but the rows keep their room; returns them, ascending.
+    pub(crate) fn take_out(&mut self, ids: &[i64]) -> Result<Vec<u32>> {
+        let rows = self.ids.remove(ids)?;
+        for &row in &rows {
+            self.factors[row as usize / BLOCK].bias[row as usize % BLOCK] = f32::NEG_INFINITY;
+        }
+        Ok(rows)
+    }
+
+    /// Whether removed rows take more room than those that are there.
+    pub(crate) fn is_wasteful(&self) -> bool {
+        self.ids.rows() > 2 * self.ids.len() + ROWS_PER_JOB
+    }
+
+    /// Gives back the room of removed rows; the others are numbered anew, in the order they have.
+    pub fn compact(&mut self, threads: usize) {
+        if self.ids.rows() == self.ids.len() {
+            return;
+        }
         self.vectors.retain(|row| self.ids.is_live(row));
         let (ids, next) = (self.ids(), self.next_id());
         self.ids = Ids::default();

@@ -6,8 +6,8 @@
 //! exact ones and only rows can be missing.
 //!
 //! How wide a walk must be for a given recall is measured when the graph is built: on rows that are not yet in it,
-//! against the exact answer. Rows added later are scanned exactly beside the walk until they are many; then the graph is
-//! built again.
+//! against the exact answer. Rows added later are scanned exactly beside the walk until they are linked: see
+//! [`crate::hnsw_change`].
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -15,11 +15,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nearfield_kernels::guide::{Guide, GuideCodes, GuideScratch, Planes};
 use nearfield_kernels::quantize::{self, QueryCode};
-use nearfield_kernels::{BLOCK, Kernels, Line, Metric, kernels, prefetch};
+use nearfield_kernels::{Kernels, Line, Metric, kernels, prefetch};
 
 use crate::allow::Allowed;
 use crate::flat::{Answers, Flat, Request};
 use crate::hnsw_build::{DEGREE, Points};
+use crate::hnsw_change::Change;
 use crate::pool::each_job;
 use crate::refine::{self, Full};
 use crate::scan::{self, Candidate};
@@ -33,10 +34,10 @@ const FEWEST: usize = 1024;
 const HELD_OUT: usize = 1024;
 
 /// Recalls for which the width of walks is measured.
-const TARGETS: [f64; 7] = [0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998];
+pub(crate) const TARGETS: [f64; 7] = [0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998];
 
 /// Numbers of answers for which the width of walks is measured.
-const DEPTHS: [usize; 2] = [10, 100];
+pub(crate) const DEPTHS: [usize; 2] = [10, 100];
 
 /// The recall where the caller does not say.
 pub const DEFAULT_RECALL: f64 = 0.95;
@@ -65,6 +66,8 @@ pub(crate) struct Graph {
     pub outside: Vec<u32>,
     /// Nodes whose rows were removed.
     pub dead: usize,
+    /// What has happened to it since it was built.
+    pub change: Change,
 }
 
 /// An index of float32 vectors that answers approximately and fast.
@@ -114,6 +117,11 @@ fn margin(width: usize) -> f32 {
     (0.9 + width as f32 / 256.0).min(2.5)
 }
 
+/// A pool of so many nodes costs more than reading all codes: what it does not reach is left to the scan.
+pub(crate) fn widest(nodes: usize, k: usize) -> usize {
+    (nodes / 16).max(8 * k)
+}
+
 impl Hnsw {
     /// An empty index.
     pub fn new(dimension: usize, metric: Metric) -> Result<Self> {
@@ -148,7 +156,7 @@ impl Hnsw {
         self.flat.keep_in(folder);
     }
 
-    /// Adds vectors, as [`Flat::add`]. They are scanned beside the graph until there are many, then it is built again.
+    /// Adds vectors, as [`Flat::add`]. They are scanned beside the graph until there are enough to be linked at once.
     pub fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
         let added = self.flat.add(vectors, ids, threads)?;
         self.fold(threads);
@@ -168,58 +176,34 @@ impl Hnsw {
         }
     }
 
-    /// Removes vectors by id, as [`Flat::remove`]; walks still pass through their nodes until these are many.
-    pub fn remove(&mut self, ids: &[i64], threads: usize) -> Result<usize> {
-        let (before, had) = (self.flat.ids.rows(), self.graph.is_some());
-        let count = self.flat.remove(ids, threads)?;
-        if self.flat.ids.rows() != before {
-            self.graph = None; // rows were numbered anew
-        }
-        if let Some(graph) = &mut self.graph {
-            let is_dead = |row: &&u32| **row == NONE || !self.flat.ids.is_live(**row as usize);
-            graph.dead = graph.rows.iter().filter(is_dead).count();
-        }
-        if had {
-            self.fold(threads);
-        }
-        Ok(count)
-    }
-
-    /// Builds the graph where there is none yet or too much has changed since.
-    pub(crate) fn fold(&mut self, threads: usize) {
-        let stale = match &self.graph {
-            None => self.flat.len() >= self.fewest,
-            Some(graph) => {
-                let nodes = graph.rows.len();
-                self.flat.ids.rows() - graph.covered > FEWEST + nodes / 8 || graph.dead > nodes / 4
+    /// What distances between the rows of these nodes are made of.
+    pub(crate) fn points(&self, rows: &[u32], threads: usize) -> Points<'_> {
+        let flat = &self.flat;
+        let norm = |row: &u32| match *row {
+            NONE => 0.0,
+            row => {
+                let row = flat.vectors.row(row as usize).iter();
+                row.map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() * flat.frame.sigma()
             }
         };
-        if stale {
-            self.graph = self.build(threads);
-        }
+        let norms: Option<Vec<f64>> = (flat.metric == Metric::Dot).then(|| rows.iter().map(norm).collect());
+        let codes = (&flat.codes[..], &flat.factors[..], quantize::lines(flat.dimension));
+        Points::new(kernels(), threads, rows.to_vec(), codes, norms.as_deref())
     }
 
-    fn build(&self, threads: usize) -> Option<Graph> {
+    pub(crate) fn build(&self, threads: usize) -> Option<Graph> {
         let (flat, kernels) = (&self.flat, kernels());
         let lines = quantize::lines(flat.dimension);
-        let coded = |row: &u32| flat.factors[*row as usize / BLOCK].residual[*row as usize % BLOCK].is_finite();
+        let coded = |row: &u32| self.is_coded(*row);
         let live = (0..flat.ids.rows() as u32).filter(|row| flat.ids.is_live(*row as usize));
         let (mut rows, outside): (Vec<u32>, Vec<u32>) = live.partition(coded);
         if rows.len() < FEWEST {
             return None;
         }
         shuffle(&mut rows);
-        let sigma = flat.frame.sigma();
-        let norms: Option<Vec<f64>> = (flat.metric == Metric::Dot).then(|| {
-            let norm = |row: &u32| {
-                let row = flat.vectors.row(*row as usize).iter();
-                row.map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() * sigma
-            };
-            rows.iter().map(norm).collect()
-        });
-        let points = Points::new(kernels, threads, &rows, (&flat.codes, &flat.factors, lines), norms.as_deref());
+        let points = self.points(&rows, threads);
         let is_zero = |row: u32| flat.norms.get(row as usize).is_some_and(|norm| *norm == 0.0);
-        let sources = points.sources(flat.metric, sigma as f32, is_zero);
+        let sources = points.sources(flat.metric, flat.frame.sigma() as f32, is_zero);
         let sampled = &rows[..rows.len().min(SAMPLE)]; // rows are in a random order
         let code = |row: &u32| &flat.codes[*row as usize * lines..(*row as usize + 1) * lines];
         let sampled: Vec<Line> = sampled.iter().flat_map(code).copied().collect();
@@ -234,53 +218,36 @@ impl Hnsw {
         points.connect(&guide, &codes, &mut level);
         let covered = flat.ids.rows();
         let widths = [[0; TARGETS.len()]; DEPTHS.len()];
+        let change = Change::since(rows.len(), &guide, &codes);
         let mut graph =
-            Graph { rows: rows.clone(), guide, codes, level, linked: nodes, widths, covered, outside, dead: 0 };
-        graph.widths = self.calibrate(&graph, nodes, threads);
+            Graph { rows: rows.clone(), guide, codes, level, linked: nodes, widths, covered, outside, dead: 0, change };
+        graph.widths = self.calibrate(&graph, &rows[..nodes], &rows[nodes..], threads);
         let Graph { guide, codes, level, linked, .. } = &mut graph;
-        level.grow(rows.len());
+        level.resize(rows.len());
         points.insert(guide, codes, level, nodes, rows.len(), false);
         points.connect(guide, codes, level);
         *linked = rows.len();
         Some(graph)
     }
 
-    /// Measures how wide a walk must be: rows from node `nodes` on, which are not linked yet, are the queries.
-    fn calibrate(&self, graph: &Graph, nodes: usize, threads: usize) -> Widths {
+    /// Measures how wide a walk must be among the rows `linked`: `asked`, which are not among them, are the queries.
+    pub(crate) fn calibrate(&self, graph: &Graph, linked: &[u32], asked: &[u32], threads: usize) -> Widths {
         let flat = &self.flat;
-        let mut linked = graph.rows[..nodes].to_vec();
+        let nodes = linked.len();
+        let mut linked = linked.to_vec();
         linked.sort_unstable();
         let row = |row: &u32| flat.vectors.row(*row as usize);
-        let queries: Vec<f32> = graph.rows[nodes..].iter().flat_map(row).copied().collect();
+        let queries: Vec<f32> = asked.iter().flat_map(row).copied().collect();
         let mut widths = [[0; TARGETS.len()]; DEPTHS.len()];
         for (&k, widths) in DEPTHS.iter().zip(&mut widths) {
             let request = Request { threads, ..Request::new(&queries, k) };
             let truth = flat.search_listed(Some(&linked), &request).expect("nothing interrupts it");
+            let truth = (&truth.ids[..], &truth.scores[..], k);
             let mut reached = 0;
             let mut width = k.max(8);
-            // A pool of so many nodes costs more than reading all codes: what it does not reach is left to the scan.
-            let widest = (nodes / 16).max(8 * k);
+            let widest = widest(nodes, k);
             while reached < TARGETS.len() {
-                let (found, squares) = (AtomicUsize::new(0), AtomicUsize::new(0));
-                let reach = adaptive(flat.metric, width, k);
-                let wanted = looked_at(graph.guide.planes, k, width);
-                let plan = Plan { reach, wanted, margin: margin(width), allowed: None, beside: &[], k };
-                let jobs = queries.chunks(flat.dimension).zip(truth.ids.chunks(k)).zip(truth.scores.chunks(k));
-                each_job(threads, jobs, Bench::default, |bench, ((query, ids), scores)| {
-                    let worst = scores.iter().copied().fold(f32::INFINITY, f32::min);
-                    let (best, _) = self.walk(kernels(), graph, query, &plan, bench);
-                    // A row that ties with the last true answer is as good as that one.
-                    let right = best.iter().filter(|ranked| {
-                        flat.metric.score(ranked.rank) >= worst || ids.contains(&flat.ids.of(ranked.row))
-                    });
-                    let right = right.count();
-                    found.fetch_add(right, Ordering::Relaxed);
-                    squares.fetch_add(right * right, Ordering::Relaxed);
-                });
-                let asked = (queries.len() / flat.dimension) as f64;
-                let mean = found.into_inner() as f64 / asked;
-                let error = ((squares.into_inner() as f64 / asked - mean * mean).max(0.0) / asked).sqrt();
-                let recall = (mean - error * CAUTION) / k.min(nodes) as f64;
+                let recall = self.reached(graph, &queries, truth, (k.min(nodes), width), threads);
                 while reached < TARGETS.len() && (recall >= TARGETS[reached] || width >= widest) {
                     widths[reached] = if recall >= TARGETS[reached] { width } else { nodes } as u32;
                     reached += 1;
@@ -289,6 +256,39 @@ impl Hnsw {
             }
         }
         widths
+    }
+
+    /// The recall that walks of this width reach for these queries, less what so few of them may flatter it by. `truth`:
+    /// ids and scores of the true answers, so many a query, of which the first k count.
+    pub(crate) fn reached(
+        &self,
+        graph: &Graph,
+        queries: &[f32],
+        (ids, scores, step): (&[i64], &[f32], usize),
+        (k, width): (usize, usize),
+        threads: usize,
+    ) -> f64 {
+        let flat = &self.flat;
+        let (found, squares) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let reach = adaptive(flat.metric, width, k);
+        let wanted = looked_at(graph.guide.planes, k, width);
+        let plan = Plan { reach, wanted, margin: margin(width), allowed: None, beside: &[], k };
+        let jobs = queries.chunks(flat.dimension).zip(ids.chunks(step)).zip(scores.chunks(step));
+        each_job(threads, jobs, Bench::default, |bench, ((query, ids), scores)| {
+            let worst = scores[..k].iter().copied().fold(f32::INFINITY, f32::min);
+            let (best, _) = self.walk(kernels(), graph, query, &plan, bench);
+            // A row that ties with the last true answer is as good as that one.
+            let right = best.iter().filter(|ranked| {
+                flat.metric.score(ranked.rank) >= worst || ids[..k].contains(&flat.ids.of(ranked.row))
+            });
+            let right = right.count();
+            found.fetch_add(right, Ordering::Relaxed);
+            squares.fetch_add(right * right, Ordering::Relaxed);
+        });
+        let asked = (queries.len() / flat.dimension) as f64;
+        let mean = found.into_inner() as f64 / asked;
+        let error = ((squares.into_inner() as f64 / asked - mean * mean).max(0.0) / asked).sqrt();
+        (mean - error * CAUTION) / k as f64
     }
 
     /// Walks for one query; the best rows, and how many were read in full.

@@ -12,7 +12,7 @@ use nearfield_kernels::guide::{Guide, GuideCodes, GuideQuery, Source};
 use nearfield_kernels::{BLOCK, Factors, Kernels, Line, Metric};
 
 use crate::pool::each_job;
-use crate::walk::{Level, Reach, Walker};
+use crate::walk::{Level, NONE, Reach, Walker};
 
 /// Neighbours a node has at the most.
 pub(crate) const DEGREE: usize = 32;
@@ -27,8 +27,8 @@ const PER_JOB: usize = 16;
 pub(crate) struct Points<'a> {
     pub kernels: &'static Kernels,
     pub threads: usize,
-    /// Row of each node.
-    rows: &'a [u32],
+    /// Row of each node; NONE where it is gone.
+    rows: Vec<u32>,
     /// 8-bit codes by row.
     codes: &'a [Line],
     lines: usize,
@@ -66,16 +66,22 @@ impl<'a> Points<'a> {
     pub fn new(
         kernels: &'static Kernels,
         threads: usize,
-        rows: &'a [u32],
+        rows: Vec<u32>,
         (codes, factors, lines): (&'a [Line], &[Factors], usize),
         norms: Option<&[f64]>,
     ) -> Self {
-        let scales: Vec<f32> =
-            rows.iter().map(|&row| factors[row as usize / BLOCK].scale[row as usize % BLOCK]).collect();
+        let scale = |row: &u32| match *row {
+            NONE => 0.0,
+            row => factors[row as usize / BLOCK].scale[row as usize % BLOCK],
+        };
+        let scales: Vec<f32> = rows.iter().map(scale).collect();
         let mut squares = vec![0.0; rows.len()];
         each_job(threads, squares.chunks_mut(1024).enumerate(), Vec::new, |query, (job, squares)| {
             for (i, square) in squares.iter_mut().enumerate() {
                 let node = job * 1024 + i;
+                if rows[node] == NONE {
+                    continue;
+                }
                 let code = &codes[rows[node] as usize * lines..][..lines];
                 signed(code, query);
                 *square = scales[node] * scales[node] * (kernels.dot_codes)(code, query) as f32;
@@ -86,6 +92,22 @@ impl<'a> Points<'a> {
             norms.iter().map(|norm| (most * most - norm * norm).max(0.0).sqrt() as f32).collect()
         });
         Self { kernels, threads, rows, codes, lines, scales, squares, heights }
+    }
+
+    /// Puts point `at[place]` at each place.
+    pub fn rearrange(&mut self, at: &[u32]) {
+        fn moved<T: Copy>(values: &[T], at: &[u32]) -> Vec<T> {
+            if values.is_empty() { Vec::new() } else { at.iter().map(|point| values[*point as usize]).collect() }
+        }
+        self.rows = moved(&self.rows, at);
+        self.scales = moved(&self.scales, at);
+        self.squares = moved(&self.squares, at);
+        self.heights = moved(&self.heights, at);
+    }
+
+    /// Row of each node.
+    pub fn rows(&self) -> &[u32] {
+        &self.rows
     }
 
     fn code(&self, node: u32) -> &'a [Line] {
@@ -104,10 +126,16 @@ impl<'a> Points<'a> {
 
     /// Chooses at the most `degree` neighbours of a node among `bench.listed`, nearest first, into `bench.chosen`.
     fn choose(&self, node: u32, degree: usize, bench: &mut Bench) {
+        bench.chosen.clear();
+        self.choose_more(node, degree, bench);
+    }
+
+    /// As `choose`, beside those that stand in `bench.chosen` already.
+    fn choose_more(&self, node: u32, degree: usize, bench: &mut Bench) {
         let lines = self.lines;
         bench.listed.sort_unstable();
         bench.listed.dedup();
-        bench.listed.retain(|other| *other != node);
+        bench.listed.retain(|other| *other != node && !bench.chosen.contains(other));
         for &other in &bench.listed {
             let at = self.rows[other as usize] as usize * lines;
             (0..lines).for_each(|line| nearfield_kernels::prefetch(self.codes, at + line));
@@ -124,8 +152,10 @@ impl<'a> Points<'a> {
             bench.ordered.push((self.distance(node, other, bench.dots[i]), other, i as u32));
         }
         bench.ordered.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        bench.chosen.clear();
         bench.chosen_codes.clear();
+        for &other in &bench.chosen {
+            bench.chosen_codes.extend_from_slice(self.code(other));
+        }
         'candidates: for &(distance, other, i) in &bench.ordered {
             let code = &bench.gathered[i as usize * lines..(i as usize + 1) * lines];
             signed(code, &mut bench.signed);
@@ -136,11 +166,11 @@ impl<'a> Points<'a> {
                     continue 'candidates;
                 }
             }
-            bench.chosen.push(other);
-            bench.chosen_codes.extend_from_slice(code);
             if bench.chosen.len() == degree {
                 break;
             }
+            bench.chosen.push(other);
+            bench.chosen_codes.extend_from_slice(code);
         }
     }
 
@@ -183,20 +213,36 @@ impl<'a> Points<'a> {
         let mut start = from;
         while start < to {
             let count = if again { most } else { start.min(most) }.min(to - start);
-            self.batch(guide, codes, level, start, count, again);
+            let nodes: Vec<u32> = (start as u32..(start + count) as u32).collect();
+            self.batch(guide, codes, level, &nodes, if again { level.nodes } else { start }, again);
             start += count;
         }
     }
 
-    fn batch(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, start: usize, count: usize, again: bool) {
+    /// Links these nodes to those linked before, `linked` of them at the beginning; all of them are, the `again` time.
+    pub fn link(
+        &self,
+        guide: &Guide,
+        codes: &GuideCodes,
+        level: &mut Level,
+        nodes: &[u32],
+        linked: usize,
+        again: bool,
+    ) {
+        for nodes in nodes.chunks((linked / 50).max(64)) {
+            self.batch(guide, codes, level, nodes, linked, again);
+        }
+    }
+
+    fn batch(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, nodes: &[u32], linked: usize, again: bool) {
         let degree = DEGREE;
-        let mut lists = vec![Vec::new(); count];
+        let mut lists = vec![Vec::new(); nodes.len()];
         {
             let level = &*level;
-            let view = level.view((&codes.coarse, guide.lines), if again { level.nodes } else { start });
-            each_job(self.threads, lists.chunks_mut(PER_JOB).enumerate(), Bench::default, |bench, (job, lists)| {
-                for (i, list) in lists.iter_mut().enumerate() {
-                    let node = (start + job * PER_JOB + i) as u32;
+            let view = level.view((&codes.coarse, guide.lines), linked);
+            let jobs = lists.chunks_mut(PER_JOB).zip(nodes.chunks(PER_JOB));
+            each_job(self.threads, jobs, Bench::default, |bench, (lists, nodes)| {
+                for (list, &node) in lists.iter_mut().zip(nodes) {
                     guide.row_as_query(codes, node as usize, &mut bench.query);
                     (self.kernels.walk)(&mut bench.walker, &view, &bench.query, Reach::wide(WIDTH));
                     bench.listed.clear();
@@ -209,8 +255,8 @@ impl<'a> Points<'a> {
                 }
             });
         }
-        let mut offers: Vec<(u32, u32)> = Vec::with_capacity(count * degree / 2);
-        for (node, list) in (start as u32..).zip(&lists) {
+        let mut offers: Vec<(u32, u32)> = Vec::with_capacity(nodes.len() * degree / 2);
+        for (&node, list) in nodes.iter().zip(&lists) {
             level.set(node, list);
             offers.extend(list.iter().map(|neighbour| (*neighbour, node)));
         }
@@ -241,6 +287,41 @@ impl<'a> Points<'a> {
         for (offers, list) in targets.iter().zip(&merged) {
             level.set(offers[0].0, list);
         }
+    }
+
+    /// Takes nodes that are gone out of the lists of all others: these choose anew among the neighbours they keep and
+    /// those of the neighbours they lose (Singh et al., "FreshDiskANN: A Fast and Accurate Graph-Based ANN Index for
+    /// Streaming Similarity Search", 2021). Returns the nodes that are left with few.
+    pub fn mend(&self, level: &mut Level, gone: &[bool]) -> Vec<u32> {
+        const NODES: usize = 4096;
+        let mut changed = vec![Vec::new(); level.nodes.div_ceil(NODES)];
+        let links = &*level;
+        each_job(self.threads, changed.iter_mut().enumerate(), Bench::default, |bench, (job, changed)| {
+            for node in (job * NODES..links.nodes.min((job + 1) * NODES)).filter(|node| !gone[*node]) {
+                if !links.of(node as u32).any(|other| gone[other as usize]) {
+                    continue;
+                }
+                bench.listed.clear();
+                bench.chosen.clear();
+                for other in links.of(node as u32) {
+                    match gone[other as usize] {
+                        true => bench.listed.extend(links.of(other).filter(|next| !gone[*next as usize])),
+                        false => bench.chosen.push(other),
+                    }
+                }
+                self.choose_more(node as u32, DEGREE, bench);
+                changed.push((node as u32, bench.chosen.clone()));
+            }
+        });
+        let mut few = Vec::new();
+        for (node, list) in changed.into_iter().flatten() {
+            level.set(node, &list);
+            if list.len() < DEGREE / 4 {
+                few.push(node);
+            }
+        }
+        (0..level.nodes as u32).filter(|node| gone[*node as usize]).for_each(|node| level.set(node, &[]));
+        few
     }
 
     /// Makes every node reachable from the first; returns how many were not.

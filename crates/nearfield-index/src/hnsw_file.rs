@@ -10,11 +10,15 @@ use nearfield_kernels::quantize::Frame;
 use crate::codec::{Reader, Writer};
 use crate::flat::Flat;
 use crate::hnsw::{Graph, Hnsw, Widths};
+use crate::hnsw_change::Change;
 use crate::walk::{Level, Links, NONE, WIDEST};
 use crate::{Error, Result};
 
 /// The place of this kind in index files.
 pub(crate) const KIND: u32 = 1;
+
+/// Numbers in the section that says what has happened to a graph since it was built.
+const CHANGES: usize = 6;
 
 /// Numbers in the section that says how long the others are.
 const SHAPE: usize = 8;
@@ -36,7 +40,7 @@ impl Hnsw {
             for (place, size) in shape.iter_mut().zip(sizes.into_iter().chain([covered, graph.level.width])) {
                 *place = size as u64;
             }
-            shape[7] = graph.guide.planes.count() as u64;
+            shape[7] = (graph.guide.planes.count() + 16 * CHANGES) as u64;
             shape[6] = self.renumbered(&graph.outside).filter(|row| *row != NONE).count() as u64;
         }
         file.section(b"shape   ", SHAPE, shape.into_iter(), u64::to_le_bytes)?;
@@ -47,7 +51,7 @@ impl Hnsw {
     }
 
     /// Rows as they will be numbered in the file; NONE for those that are gone.
-    fn renumbered<'a>(&'a self, rows: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
+    pub(crate) fn renumbered<'a>(&'a self, rows: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
         let mut next = 0;
         let numbers: Vec<u32> = (0..self.flat.ids.rows())
             .map(|row| {
@@ -79,7 +83,10 @@ impl Hnsw {
         file.section(b"levels  ", 1, [graph.level.nodes as u64].into_iter(), u64::to_le_bytes)?;
         let links = graph.level.links.iter().flat_map(|links| links.0);
         file.section(b"links   ", graph.level.links.len() * Links::WIDTH, links, u32::to_le_bytes)?;
-        Ok(())
+        let Change { built, kept, folded, unmeasured, unsuited, swept } = graph.change;
+        let changes: [u64; CHANGES] =
+            [built as u64, kept.to_bits(), folded as u64, unmeasured as u64, unsuited as u64, swept as u64];
+        file.section(b"changes ", CHANGES, changes.into_iter(), u64::to_le_bytes)
     }
 
     /// Reads a file that `save` wrote.
@@ -104,7 +111,8 @@ impl Hnsw {
 /// Reads a graph and checks that nothing in it points outside.
 fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> {
     let wrong = |file: &Reader| -> Error { file.corrupt("its graph does not fit together") };
-    let [nodes, lines, outputs, levels, covered, width, outside, planes] = shape.try_into().expect("read as eight");
+    let [nodes, lines, outputs, levels, covered, width, outside, kept] = shape.try_into().expect("read as eight");
+    let (planes, changes) = (kept % 16, kept / 16);
     let [dimension, rows] = [flat.dimension, flat.ids.rows()];
     let long = dimension.div_ceil(64);
     let is_old = planes == 0; // earlier versions kept all codes whole
@@ -151,7 +159,16 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
         file.section(b"links   ", *size as usize * width * Links::WIDTH, u32::from_le_bytes)?;
     }
     let dead = of_nodes.iter().filter(|row| **row == NONE).count();
-    Ok(Graph { rows: of_nodes, guide, codes, level, linked: nodes, widths, covered, outside, dead })
+    let mut change = Change::since(nodes, &guide, &codes);
+    if changes == CHANGES {
+        // Earlier versions did not say what had happened to a graph.
+        let read = file.section(b"changes ", CHANGES, u64::from_le_bytes)?;
+        let [built, kept, folded, unmeasured, unsuited, swept] = read.try_into().expect("read as six");
+        let count = |number: u64| number.min(u64::from(NONE)) as usize;
+        let [built, folded, unmeasured, unsuited, swept] = [built, folded, unmeasured, unsuited, swept].map(count);
+        change = Change { built, kept: f64::from_bits(kept), folded, unmeasured, unsuited, swept };
+    }
+    Ok(Graph { rows: of_nodes, guide, codes, level, linked: nodes, widths, covered, outside, dead, change })
 }
 
 /// Neighbours from their bytes in a file.

@@ -37,6 +37,8 @@ pub trait Kind: Debug + Send + Sync {
     }
     /// Removes vectors by id; all or none of them. Returns how many were removed.
     fn remove(&mut self, ids: &[i64], threads: usize) -> Result<usize>;
+    /// Gives back the room of removed rows, and builds what stands beside the vectors again if they have changed since.
+    fn compact(&mut self, threads: usize);
     /// The best k rows of every query.
     fn search(&self, request: &Request) -> Result<Answers>;
     /// Writes it to a file.
@@ -57,6 +59,9 @@ macro_rules! forwarded {
         }
         fn remove(&mut self, ids: &[i64], threads: usize) -> Result<usize> {
             self.remove(ids, threads)
+        }
+        fn compact(&mut self, threads: usize) {
+            self.compact(threads);
         }
         fn search(&self, request: &Request) -> Result<Answers> {
             self.search(request)

@@ -22,6 +22,7 @@ pub mod filter;
 pub mod flat;
 pub mod hnsw;
 mod hnsw_build;
+mod hnsw_change;
 mod hnsw_file;
 mod ids;
 pub mod ivf;

@@ -274,6 +274,16 @@ impl<S: Structure> Probed<S> {
         Ok(count)
     }
 
+    /// Gives back the room of removed rows, and builds the structure again if rows have come or gone since.
+    pub fn compact(&mut self, threads: usize) {
+        let rows = self.flat.ids.rows();
+        if self.made.as_ref().is_some_and(|made| made.covered < rows || self.flat.len() < rows) {
+            self.made = None;
+        }
+        self.flat.compact(threads);
+        self.fold(threads);
+    }
+
     /// Builds the structure where there is none yet or too much has changed since; says whether an old one was kept.
     fn fold(&mut self, threads: usize) -> bool {
         let rows = self.flat.ids.rows();

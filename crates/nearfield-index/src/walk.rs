@@ -19,11 +19,12 @@ impl Level {
         Self { nodes, width, links: pages::filled(nodes * width, Links([NONE; Links::WIDTH])) }
     }
 
-    /// Makes room for more nodes.
-    pub fn grow(&mut self, nodes: usize) {
-        let mut more = Self::new(nodes, self.width * Links::WIDTH);
-        more.links[..self.links.len()].copy_from_slice(&self.links);
-        *self = more;
+    /// Makes room for more nodes, or gives up the last ones.
+    pub fn resize(&mut self, nodes: usize) {
+        let (had, wanted) = (self.links.len(), nodes * self.width);
+        pages::reserve(&mut self.links, wanted.saturating_sub(had));
+        self.links.resize(wanted, Links([NONE; Links::WIDTH]));
+        self.nodes = nodes;
     }
 
     /// The graph of these neighbours over guide codes of so many lines, the first `linked` nodes of which have some.
@@ -50,7 +51,7 @@ impl Level {
 
 /// First nodes among which a walk looks for its start. As nodes are numbered at random, the nearest of them is about
 /// the `nodes / entries`-th nearest of all; they lie side by side, so each costs a fraction of a node met on a walk.
-fn entries(nodes: usize) -> usize {
+pub(crate) fn entries(nodes: usize) -> usize {
     nodes.isqrt().next_multiple_of(8).min(nodes)
 }
 

@@ -329,6 +329,15 @@ impl Guide {
         }
     }
 
+    /// The squared norm of the row of this code: what the directions keep of it, and all of it.
+    pub fn kept(&self, codes: &GuideCodes, row: usize, scratch: &mut GuideQuery) -> (f64, f64) {
+        self.row_as_query(codes, row, scratch);
+        let steps: i64 = scratch.codes.iter().flat_map(|line| line.0).map(|c| i64::from(c as i8).pow(2)).sum();
+        let factor = f64::from(scratch.scale) / f64::from(self.scale);
+        let bias = f64::from(factors(&codes.coarse, self.lines, row as u32) >> 16);
+        (factor * factor * steps as f64, 2.0 * bias * f64::from(self.bias))
+    }
+
     /// Codes a query of norm `norm`. For cosine and l2 the key grows with the Euclidean distance in the frame (of the
     /// normalised query, for the cosine); for the dot product with minus the product.
     pub fn encode_query(&self, kernels: &Kernels, metric: Metric, query: &[f32], norm: f64, into: &mut GuideScratch) {

@@ -47,6 +47,11 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// A whole number below `bound`, all of them about equally likely.
+    pub fn below(&mut self, bound: u32) -> u32 {
+        (((self.next() >> 32) * u64::from(bound)) >> 32) as u32
+    }
+
     /// About normally distributed: the sum of four uniform numbers.
     pub fn normal(&mut self) -> f32 {
         let bits = self.next();

@@ -152,6 +152,10 @@ impl Index {
         self.write(py, |index| index.remove(ids, threads)).map_err(raised)
     }
 
+    fn compact(&self, py: Python<'_>, threads: usize) {
+        self.write(py, |index| index.compact(threads));
+    }
+
     /// Ids and scores, of shape (k,) for one query and (q, k) for several, and counts of the work done.
     #[pyo3(signature = (queries, k, allow, threads, recall, exact))]
     #[allow(clippy::too_many_arguments)]

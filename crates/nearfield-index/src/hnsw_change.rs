@@ -1,0 +1,477 @@
+//! A graph whose rows come and go.
+//!
+//! Rows added are scanned beside the graph, and nodes of rows removed are walked through but not answered, until there
+//! are enough of both. Then a *fold* takes the dead nodes out of the lists of the others, gives their places to the new
+//! rows and links these to the frozen graph, as the builder does: the batches of Singh et al., "FreshDiskANN: A Fast and
+//! Accurate Graph-Based ANN Index for Streaming Similarity Search", 2021. As many nodes as came are then linked a second
+//! time, in turn, so that a graph which has changed for long is as good as one that was built at once.
+//!
+//! Nodes stay without gaps and in a random order: the first of them are the way in, so a node from farther back is moved
+//! where one of the first is gone, and a new one takes the place of one of the first as often as chance would have it.
+//! The graph is built again when there are several times as many rows, or when guide codes suit them much less than those
+//! they were made for. A fold is the same for any number of threads.
+
+use nearfield_kernels::guide::{Guide, GuideCodes, GuideQuery, Source};
+use nearfield_kernels::project::Random;
+use nearfield_kernels::quantize;
+use nearfield_kernels::{BLOCK, Factors, Line, Metric, kernels, pages};
+
+use crate::Result;
+use crate::flat::Request;
+use crate::hnsw::{DEPTHS, Graph, Hnsw, TARGETS, shuffle, widest};
+use crate::hnsw_build::Points;
+use crate::pool::each_job;
+use crate::walk::{Links, NONE, entries};
+
+/// Changes that make a fold worth while, beside a share of the nodes.
+const FOLD: usize = 512;
+
+/// Of so many nodes one must have changed.
+const FOLD_SHARE: usize = 128;
+
+/// Of so many nodes one must have changed before the widths of walks are measured again.
+const MEASURE_SHARE: usize = 4;
+
+/// Rows that serve as queries then.
+const ASKED: usize = 256;
+
+/// How many times as many rows there must be for the graph to be built again.
+const GROWN: usize = 4;
+
+/// The share of what guide codes kept of rows when they were made that they must keep of later ones.
+const KEPT: f64 = 0.9;
+
+/// Of so many nodes one must have come with rows that guide codes do not suit before the graph is built again.
+const UNSUITED_SHARE: usize = 8;
+
+/// Codes that are looked at for the share they keep.
+const SAMPLE: usize = 1024;
+
+/// What has happened to a graph since it was built.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Change {
+    /// Nodes there were.
+    pub built: usize,
+    /// The share of the squared norm of their rows that guide codes kept.
+    pub kept: f64,
+    /// Nodes that came and went in all, and since the widths of walks were measured.
+    pub folded: usize,
+    pub unmeasured: usize,
+    /// Nodes that came with rows which guide codes do not suit.
+    pub unsuited: usize,
+    /// The node to be linked a second time next.
+    pub swept: usize,
+}
+
+impl Change {
+    /// Nothing, yet.
+    pub fn since(built: usize, guide: &Guide, codes: &GuideCodes) -> Self {
+        Self { built, kept: kept(guide, codes), ..Self::default() }
+    }
+}
+
+/// The share of the squared norm of rows that their guide codes keep.
+fn kept(guide: &Guide, codes: &GuideCodes) -> f64 {
+    let (mut scratch, rows) = (GuideQuery::default(), codes.coarse.len() / guide.lines);
+    let sample = (0..rows.min(SAMPLE)).map(|row| guide.kept(codes, row, &mut scratch));
+    let (kept, all) = sample.fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    if all > 0.0 { kept / all } else { 1.0 }
+}
+
+impl Hnsw {
+    /// Removes vectors by id, as [`crate::Flat::remove`]; walks still pass through their nodes until the next fold.
+    pub fn remove(&mut self, ids: &[i64], threads: usize) -> Result<usize> {
+        let (rows, had) = (self.flat.take_out(ids)?, self.graph.is_some());
+        if let Some(graph) = &mut self.graph {
+            let inside = |row: &&u32| (**row as usize) < graph.covered && graph.outside.binary_search(row).is_err();
+            graph.dead += rows.iter().filter(inside).count();
+        }
+        if had {
+            self.fold(threads);
+        }
+        if self.flat.is_wasteful() {
+            self.give_back(threads);
+        }
+        Ok(rows.len())
+    }
+
+    /// Gives back the room of removed rows, and builds the graph again if it has changed since it was built: what is
+    /// left is what a new index of these rows has.
+    pub fn compact(&mut self, threads: usize) {
+        self.give_back(threads);
+        let rows = self.flat.ids.rows();
+        let changed = |graph: &Graph| graph.dead > 0 || graph.covered < rows || graph.change.folded > 0;
+        if self.graph.as_ref().is_some_and(changed) {
+            self.graph = (self.flat.len() >= self.fewest).then(|| self.build(threads)).flatten();
+        }
+    }
+
+    /// Gives back the room of removed rows: the others are numbered anew.
+    fn give_back(&mut self, threads: usize) {
+        if let Some(mut graph) = self.graph.take() {
+            graph.covered = (0..graph.covered).filter(|row| self.flat.ids.is_live(*row)).count();
+            graph.rows = self.renumbered(&graph.rows).collect();
+            graph.outside = self.renumbered(&graph.outside).filter(|row| *row != NONE).collect();
+            self.graph = Some(graph);
+        }
+        self.flat.compact(threads);
+    }
+
+    /// Brings the graph up to date where enough has changed, and builds it where there is none yet.
+    pub(crate) fn fold(&mut self, threads: usize) {
+        let (live, rows) = (self.flat.len(), self.flat.ids.rows());
+        let Some(mut graph) = self.graph.take() else {
+            if live >= self.fewest {
+                self.graph = self.build(threads);
+            }
+            return;
+        };
+        if live < self.fewest / 2 {
+            return; // a scan is as fast
+        }
+        let changes = rows - graph.covered + graph.dead;
+        if changes > FOLD + graph.rows.len() / FOLD_SHARE {
+            let grown = live >= GROWN * graph.change.built;
+            if grown || !self.change(&mut graph, threads) {
+                self.graph = self.build(threads);
+                return;
+            }
+        }
+        self.graph = Some(graph);
+    }
+
+    /// Takes dead nodes out of a graph and links new rows. False where it is to be built again instead.
+    fn change(&self, graph: &mut Graph, threads: usize) -> bool {
+        let flat = &self.flat;
+        let (fresh, codes) = self.coded(graph, threads);
+        let nodes = graph.rows.len();
+        if !fresh.is_empty() && kept(&graph.guide, &codes) < KEPT * graph.change.kept {
+            graph.change.unsuited += fresh.len();
+            if graph.change.unsuited > nodes / UNSUITED_SHARE {
+                return false;
+            }
+        }
+        let is_live = |row: u32| row != NONE && flat.ids.is_live(row as usize);
+        let gone: Vec<bool> = graph.rows.iter().map(|row| !is_live(*row)).collect();
+        let dead = gone.iter().filter(|gone| **gone).count();
+        let linked: Vec<u32> = graph.rows.iter().copied().filter(|row| is_live(*row)).collect();
+        if linked.len() + fresh.len() < FOLD {
+            return false;
+        }
+        let removed = graph.rows.iter().copied().filter(|row| *row != NONE && !is_live(*row));
+        let mut asked: Vec<u32> = fresh.iter().copied().chain(removed).collect();
+
+        // New points stand behind the others until they have their places.
+        let mut all: Vec<u32> = graph.rows.iter().map(|row| if is_live(*row) { *row } else { NONE }).collect();
+        all.extend(&fresh);
+        let mut points = self.points(&all, threads);
+        let few = points.mend(&mut graph.level, &gone);
+        let mut random = Random::new((graph.change.folded + nodes) as u64);
+        let at = arranged(&gone, fresh.len(), &mut random);
+        let now = rearrange(graph, &mut points, &at, &codes, threads);
+        let changes = dead + fresh.len();
+        graph.change.folded += changes;
+        graph.change.unmeasured += changes;
+        if graph.change.unmeasured > linked.len() / MEASURE_SHARE && asked.len() >= ASKED {
+            shuffle(&mut asked);
+            self.measure_again(graph, linked.clone(), &asked[..ASKED], threads);
+            graph.change.unmeasured = 0;
+        }
+        let came: Vec<u32> = now[nodes..].to_vec();
+        let count = graph.rows.len();
+        let Graph { guide, codes, level, change, .. } = graph;
+        points.link(guide, codes, level, &came, linked.len(), false);
+        let sweep = (0..came.len().max(dead).min(count)).map(|i| ((change.swept + i) % count) as u32);
+        let mut again: Vec<u32> = sweep.chain(few.iter().map(|node| now[*node as usize])).collect();
+        again.sort_unstable();
+        again.dedup();
+        change.swept = (change.swept + came.len().max(dead)) % count;
+        points.link(guide, codes, level, &again, count, true);
+        if count > nodes {
+            let mut at: Vec<u32> = (0..count as u32).collect();
+            for node in nodes..count {
+                let place = random.below(node as u32 + 1) as usize;
+                if place < entries(count) {
+                    at.swap(place, node);
+                }
+            }
+            let none = graph.guide.room(0);
+            rearrange(graph, &mut points, &at, &none, threads);
+        }
+        points.connect(&graph.guide, &graph.codes, &mut graph.level);
+        (graph.linked, graph.covered, graph.dead) = (count, flat.ids.rows(), 0);
+        true
+    }
+
+    /// Measures the recall of the widths there are, among the rows `linked`, for `asked`, which are not among them, as
+    /// queries, and moves each width to where its target is reached.
+    fn measure_again(&self, graph: &mut Graph, mut linked: Vec<u32>, asked: &[u32], threads: usize) {
+        let (flat, deepest) = (&self.flat, DEPTHS[DEPTHS.len() - 1]);
+        linked.sort_unstable();
+        let row = |row: &u32| flat.vectors.row(*row as usize);
+        let queries: Vec<f32> = asked.iter().flat_map(row).copied().collect();
+        let request = Request { threads, ..Request::new(&queries, deepest) };
+        let truth = flat.search_listed(Some(&linked), &request).expect("nothing interrupts it");
+        let truth = (&truth.ids[..], &truth.scores[..], deepest);
+        for (place, k) in DEPTHS.iter().map(|k| (*k).min(linked.len())).enumerate() {
+            let widest = widest(linked.len(), k);
+            let mut curve: Vec<(f64, f64)> = Vec::new();
+            for width in graph.widths[place].map(|width| (width as usize).clamp(k, widest)) {
+                if curve.last().is_none_or(|last| last.0 < width as f64) {
+                    let recall = self.reached(graph, &queries, truth, (k, width), threads);
+                    curve.push((width as f64, curve.last().map_or(recall, |last| recall.max(last.1))));
+                }
+            }
+            for (width, target) in graph.widths[place].iter_mut().zip(TARGETS) {
+                let wanted = moved(&curve, target).ceil() as usize;
+                *width = if wanted > widest { linked.len() } else { wanted.max(k.max(8)) } as u32;
+            }
+        }
+    }
+
+    /// The rows that are not in the graph and can be, in a random order, and their guide codes. Others are kept outside.
+    fn coded(&self, graph: &mut Graph, threads: usize) -> (Vec<u32>, GuideCodes) {
+        let (flat, guide, long) = (&self.flat, &graph.guide, quantize::lines(self.flat.dimension));
+        let mut rows: Vec<u32> =
+            (graph.covered as u32..flat.ids.rows() as u32).filter(|row| flat.ids.is_live(*row as usize)).collect();
+        shuffle(&mut rows);
+        let mut coded: Vec<(usize, GuideCodes)> = rows.chunks(PER_JOB).map(|_| (0, guide.room(0))).collect();
+        let most = guide.bias * 65_535.0 * 1.001; // what a guide code can say of the norm
+        each_job(threads, coded.iter_mut().zip(rows.chunks_mut(PER_JOB)), Vec::new, |moved, ((count, into), rows)| {
+            let (mut codes, mut sources) = (vec![Line::ZERO; rows.len() * long], Vec::new());
+            for place in 0..rows.len() {
+                let row = rows[place] as usize;
+                let vector = flat.vectors.row(row);
+                let (norm, code) = (flat.norms.get(row).copied(), *count * long);
+                let (code, mut factors) = (&mut codes[code..code + long], Factors::ABSENT);
+                guide.frame.encode(vector, norm, moved, code, &mut factors, 0);
+                let signed: Vec<Line> = code.iter().map(|line| Line(line.0.map(|byte| byte ^ 128))).collect();
+                let (scale, sigma) = (factors.scale[0], guide.frame.sigma() as f32);
+                let square = scale * scale * (kernels().dot_codes)(code, &signed) as f32;
+                let lift = if flat.metric == Metric::Cosine && norm == Some(0.0) { sigma * sigma } else { 0.0 };
+                let source = Source { scale, bias: (square + lift) / 2.0 };
+                if factors.residual[0].is_finite() && self.is_coded(rows[place]) && source.bias <= most {
+                    rows.swap(*count, place);
+                    sources.push(source);
+                    *count += 1;
+                }
+            }
+            *into = guide.room(*count);
+            guide.encode(kernels(), &codes[..*count * long], &sources, &mut into.coarse, &mut into.fine);
+        });
+        let (mut fresh, mut outside) = (Vec::new(), std::mem::take(&mut graph.outside));
+        for ((count, _), rows) in coded.iter().zip(rows.chunks(PER_JOB)) {
+            fresh.extend(&rows[..*count]);
+            outside.extend(&rows[*count..]);
+        }
+        outside.retain(|row| flat.ids.is_live(*row as usize));
+        outside.sort_unstable();
+        graph.outside = outside;
+        let mut codes = guide.room(0);
+        for (_, part) in coded {
+            codes.coarse.extend(part.coarse);
+            codes.fine.extend(part.fine);
+        }
+        (fresh, codes)
+    }
+
+    /// Whether a row is small enough to have a code.
+    pub(crate) fn is_coded(&self, row: u32) -> bool {
+        self.flat.factors[row as usize / BLOCK].residual[row as usize % BLOCK].is_finite()
+    }
+}
+
+/// The width at which a curve of (width, recall) reaches a target. Misses fall about as a power of the width from point
+/// to point, and as its inverse where the curve ends.
+fn moved(curve: &[(f64, f64)], target: f64) -> f64 {
+    let misses = |recall: f64| (1.0 - recall).max(1e-4);
+    let Some(above) = curve.iter().position(|point| point.1 >= target) else {
+        let (width, recall) = curve[curve.len() - 1];
+        return width * misses(recall) / misses(target);
+    };
+    let (width, recall) = curve[above];
+    if above == 0 {
+        return width * misses(recall) / misses(target);
+    }
+    let (from, low) = curve[above - 1];
+    let share = (misses(low).ln() - misses(target).ln()) / (misses(low).ln() - misses(recall).ln());
+    from * (width / from).powf(share.clamp(0.0, 1.0))
+}
+
+/// Rows that one thread codes at a time.
+const PER_JOB: usize = 256;
+
+/// Which node stands at each place when the gaps are closed: nodes that stay, and `fresh` new ones, numbered after the
+/// others. The places where walks begin get nodes from farther back, which have neighbours already.
+fn arranged(gone: &[bool], fresh: usize, random: &mut Random) -> Vec<u32> {
+    let nodes = gone.len();
+    let mut at: Vec<u32> = (0..nodes as u32).map(|node| if gone[node as usize] { NONE } else { node }).collect();
+    let dead = gone.iter().filter(|gone| **gone).count();
+    let first = entries(nodes.max(nodes - dead + fresh)).min(nodes);
+    for place in (0..first).filter(|place| gone[*place]) {
+        let start = random.below((nodes - first).max(1) as u32) as usize;
+        let behind = (0..nodes - first).map(|i| first + (start + i) % (nodes - first));
+        if let Some(from) = { behind }.find(|from| at[*from] != NONE) {
+            at.swap(place, from);
+        }
+    }
+    let mut new = nodes as u32..(nodes + fresh) as u32;
+    let mut holes: Vec<usize> = (0..nodes).filter(|place| at[*place] == NONE).collect();
+    for place in holes.drain(..fresh.min(holes.len())) {
+        at[place] = new.next().expect("there are as many");
+    }
+    at.extend(new);
+    for place in holes {
+        while at.last() == Some(&NONE) {
+            at.pop();
+        }
+        if place >= at.len() {
+            break;
+        }
+        at[place] = at.pop().expect("the last one is no gap");
+    }
+    at
+}
+
+/// Puts node `at[place]` at each place; those beyond the graph's are new ones with these guide codes. Returns the place
+/// of each node, NONE for those that have none.
+fn rearrange(graph: &mut Graph, points: &mut Points, at: &[u32], codes: &GuideCodes, threads: usize) -> Vec<u32> {
+    let (nodes, lines, width) = (graph.rows.len(), graph.guide.lines, graph.level.width);
+    let mut now = vec![NONE; nodes + codes.coarse.len() / lines];
+    (0u32..).zip(at).for_each(|(place, node)| now[*node as usize] = place);
+    points.rearrange(at);
+    graph.rows = points.rows().to_vec();
+    let stays = |place: usize, node: u32| place as u32 == node && place < nodes;
+    let moved: Vec<(usize, u32)> =
+        at.iter().copied().enumerate().filter(|(place, node)| !stays(*place, *node)).collect();
+    carry(&mut graph.codes.coarse, &codes.coarse, (nodes, at.len()), &moved, Line([0; 64]));
+    if !graph.codes.fine.is_empty() {
+        carry(&mut graph.codes.fine, &codes.fine, (nodes, at.len()), &moved, Line([0; 64]));
+    }
+    let unlinked = Links([NONE; Links::WIDTH]);
+    let new = vec![unlinked; (now.len() - nodes) * width];
+    carry(&mut graph.level.links, &new, (nodes, at.len()), &moved, unlinked);
+    graph.level.nodes = at.len();
+    if !moved.is_empty() {
+        each_job(
+            threads,
+            graph.level.links.chunks_mut(PER_JOB * 64),
+            || (),
+            |(), links| {
+                for link in links.iter_mut().flat_map(|links| &mut links.0).filter(|link| **link != NONE) {
+                    *link = now[*link as usize];
+                }
+            },
+        );
+    }
+    now
+}
+
+/// Moves what is known of nodes to their new places: for each of `before` nodes several values of `values`, for the new
+/// ones as many of `new`.
+fn carry<T: Copy>(values: &mut Vec<T>, new: &[T], (before, after): (usize, usize), moved: &[(usize, u32)], filler: T) {
+    let each = values.len() / before;
+    let mut carried = Vec::with_capacity(moved.len() * each);
+    for &(_, node) in moved {
+        let node = node as usize;
+        carried.extend_from_slice(match node.checked_sub(before) {
+            None => &values[node * each..(node + 1) * each],
+            Some(node) => &new[node * each..(node + 1) * each],
+        });
+    }
+    pages::reserve(values, (after * each).saturating_sub(values.len()));
+    values.resize(after * each, filler);
+    for ((place, _), carried) in moved.iter().zip(carried.chunks(each)) {
+        values[place * each..(place + 1) * each].copy_from_slice(carried);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(count: usize, seed: u64) -> Vec<f32> {
+        let mut random = Random::new(seed);
+        (0..count * 24).map(|i| random.normal() / (1 + i % 24) as f32).collect()
+    }
+
+    /// Nodes that a walk can reach from the first.
+    fn reached(graph: &Graph) -> usize {
+        let (mut seen, mut waiting) = (vec![false; graph.rows.len()], vec![0]);
+        while let Some(node) = waiting.pop() {
+            if !std::mem::replace(&mut seen[node as usize], true) {
+                waiting.extend(graph.level.of(node));
+            }
+        }
+        seen.iter().filter(|seen| **seen).count()
+    }
+
+    #[test]
+    fn no_node_is_lost_and_none_points_to_one_that_is_gone() {
+        for metric in Metric::ALL {
+            let mut index = Hnsw::new(24, metric).unwrap();
+            index.add(&rows(3000, 1), None, 2).unwrap();
+            let mut random = Random::new(2);
+            for turn in 0..12u64 {
+                let mut ids = index.exact().ids();
+                (0..ids.len()).for_each(|i| ids.swap(i, random.below(i as u32 + 1) as usize));
+                ids.truncate([700, 40, 1300][turn as usize % 3]);
+                index.remove(&ids, 2).unwrap();
+                index.add(&rows([900, 300, 700][turn as usize % 3], 3 + turn), None, 2).unwrap();
+                let graph = index.graph.as_ref().unwrap();
+                let flat = index.exact();
+                let live = |row: &&u32| **row != NONE && flat.ids.is_live(**row as usize);
+                let mut held: Vec<u32> = graph.rows.iter().filter(live).copied().collect();
+                assert_eq!(held.len() + graph.dead, graph.rows.len());
+                held.extend((graph.covered as u32..flat.ids.rows() as u32).filter(|row| live(&row)));
+                held.extend(graph.outside.iter().filter(live));
+                held.sort_unstable();
+                held.dedup();
+                assert_eq!(held.len(), flat.len(), "every row is in the graph or beside it, once");
+                assert_eq!(reached(graph), graph.rows.len());
+                assert!((0..graph.rows.len() as u32).all(|node| graph.level.of(node).all(|other| other != node)));
+            }
+            assert!(index.graph.as_ref().unwrap().change.folded > 3000, "it was folded, not built again");
+        }
+    }
+
+    #[test]
+    fn gaps_are_closed_and_the_way_in_has_neighbours() {
+        let mut random = Random::new(1);
+        for (nodes, dead, fresh) in
+            [(1000, 0, 300), (1000, 300, 300), (1000, 300, 10), (1000, 300, 700), (1000, 990, 0)]
+        {
+            let mut gone = vec![false; nodes];
+            while gone.iter().filter(|gone| **gone).count() < dead {
+                gone[random.below(nodes as u32) as usize] = true;
+            }
+            let at = arranged(&gone, fresh, &mut random);
+            let mut nodes_now = at.clone();
+            nodes_now.sort_unstable();
+            let wanted: Vec<u32> = (0..(nodes + fresh) as u32)
+                .filter(|node| !gone.get(*node as usize).is_some_and(|gone| *gone))
+                .collect();
+            assert_eq!(nodes_now, wanted);
+            let first = entries(at.len()).min(nodes - dead);
+            assert!(at[..first].iter().all(|node| (*node as usize) < nodes));
+        }
+    }
+
+    #[test]
+    fn rows_of_another_kind_get_guide_codes_of_their_own() {
+        let mut index = Hnsw::new(512, Metric::L2).unwrap();
+        let mut random = Random::new(5);
+        // The first rows vary in some dimensions, the later ones in the others.
+        let mut draw = |count: usize, late: bool| -> Vec<f32> {
+            (0..count * 512)
+                .map(|i| if (i % 512 >= 240) == late { random.normal() } else { 0.01 * random.normal() })
+                .collect()
+        };
+        index.add(&draw(2400, false), None, 2).unwrap();
+        for _ in 0..2 {
+            index.add(&draw(700, true), None, 2).unwrap();
+        }
+        let change = index.graph.as_ref().unwrap().change;
+        assert_eq!(change.built, 3100);
+    }
+}

@@ -1,0 +1,167 @@
+"""The danger: an index that was right when it was built, and wrong after a year of additions and removals.
+
+The graph under change, against an exact index that went through the same.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from numpy.typing import NDArray
+
+import nearfield as nf
+
+DIMENSION = 16
+SEEDS = st.integers(0, 2**32 - 1)
+KINDS = ("flat", "hnsw", "ivf", "ivf_pq", "lsh")
+
+
+def rows(count: int, seed: int, dimension: int = DIMENSION) -> NDArray[np.float32]:
+    """Rows around 50 centres, their variance falling from axis to axis."""
+    spread = 1.0 / np.sqrt(1.0 + np.arange(dimension))
+    centres = np.random.default_rng(0).standard_normal((50, dimension)) * spread
+    rng = np.random.default_rng(seed)
+    drawn = centres[rng.integers(50, size=count)] + 0.7 * rng.standard_normal((count, dimension)) * spread
+    return drawn.astype(np.float32)
+
+
+def recall(got: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
+    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(got.tolist(), truth.tolist(), strict=True)]))
+
+
+class Changing(RuleBasedStateMachine):
+    """A graph and an exact index, side by side."""
+
+    @initialize(metric=st.sampled_from(("cosine", "dot", "l2")), threads=st.sampled_from((1, 3)), seed=SEEDS)
+    def begin(self, metric: str, threads: int, seed: int) -> None:
+        self.graph = nf.Index(DIMENSION, metric, kind="hnsw", threads=threads)  # type: ignore[arg-type]
+        self.oracle = nf.Index(DIMENSION, metric, kind="flat", threads=threads)  # type: ignore[arg-type]
+        self.there: list[int] = []
+        self.gone: list[int] = []
+        self.add(1600, seed)
+
+    @rule(count=st.sampled_from((1, 30, 300, 900)), seed=SEEDS)
+    def add(self, count: int, seed: int) -> None:
+        new = rows(count, seed)
+        ids = self.graph.add(new).tolist()
+        assert ids == self.oracle.add(new).tolist()
+        self.there += ids
+
+    @precondition(lambda self: len(self.there) > 700)
+    @rule(share=st.sampled_from((0.001, 0.1, 0.5)), together=st.booleans(), seed=SEEDS)
+    def remove(self, share: float, together: bool, seed: int) -> None:
+        """Anywhere, or all about one place."""
+        count = max(1, int(share * len(self.there)))
+        if together:
+            ids = self.oracle.search(rows(1, seed)[0], count)[0]
+        else:
+            ids = np.random.default_rng(seed).permutation(self.there)[:count]
+        assert self.graph.remove(ids) == self.oracle.remove(ids) == count
+        self.there = sorted(set(self.there) - set(ids.tolist()))
+        self.gone += ids.tolist()
+
+    @precondition(lambda self: self.gone)
+    @rule(seed=SEEDS)
+    def come_back(self, seed: int) -> None:
+        """Other rows under ids that were removed."""
+        ids = np.array(self.gone[-200:])
+        new = rows(len(ids), seed)
+        self.graph.add(new, ids)
+        self.oracle.add(new, ids)
+        self.gone = self.gone[:-200]
+        self.there += ids.tolist()
+
+    @rule()
+    def compact(self) -> None:
+        self.graph.compact()
+
+    @rule()
+    def write_and_read(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self.graph.save(Path(folder) / "graph.nfi")
+            self.graph = nf.Index.load(Path(folder) / "graph.nfi", threads=self.graph.threads)
+
+    @invariant()
+    def nothing_is_lost_and_nothing_comes_back(self) -> None:
+        if not hasattr(self, "there"):
+            return
+        queries = rows(40, len(self.there))
+        truth, scores = self.oracle.search(queries, 10)
+        exact = self.graph.search(queries, 10, recall=1.0)
+        np.testing.assert_array_equal(exact[0], truth)
+        np.testing.assert_array_equal(exact[1], scores)
+        got = np.array([self.graph.search(query, 10, recall=0.9)[0] for query in queries])
+        assert set(got.ravel().tolist()) <= set(self.there)
+        assert recall(got, truth) >= 0.8
+
+
+TestChanging = Changing.TestCase
+TestChanging.settings = settings(max_examples=8, stateful_step_count=10, deadline=None)
+
+
+def churned(threads: int, metric: nf.types.Metric = "l2") -> nf.Index:
+    """An index of 3,000 rows all of which were replaced, a tenth at a time."""
+    index = nf.Index(DIMENSION, metric, kind="hnsw", threads=threads)
+    index.add(rows(3000, 1))
+    later = rows(3000, 2)
+    order = np.random.default_rng(3).permutation(3000)
+    for first in range(0, 3000, 300):
+        index.remove(order[first : first + 300])
+        index.add(later[first : first + 300])
+    return index
+
+
+def test_change_is_the_same_for_any_number_of_threads(tmp_path: Path) -> None:
+    for metric in nf.types.METRICS:
+        files = set()
+        for threads in (1, 4):
+            churned(threads, metric).save(tmp_path / "graph.nfi")
+            files.add((tmp_path / "graph.nfi").read_bytes())
+        assert len(files) == 1
+
+
+def test_a_graph_whose_rows_were_all_replaced_finds_as_much_for_the_same_effort() -> None:
+    fresh = nf.Index(DIMENSION, "l2", kind="hnsw", threads=2)
+    fresh.add(rows(3000, 2))
+    index, queries = churned(2), rows(400, 4)
+    found = []
+    for one in (fresh, index):
+        truth = one.search(queries, 10, exact=True)[0]
+        searched = [one.search(query, 10, recall=0.9, report=True) for query in queries]
+        hops = np.mean([report.hops for _, _, report in searched])
+        found.append((recall(np.array([ids for ids, _, _ in searched]), truth), hops))
+    assert min(found)[0] >= 0.89
+    assert found[1][1] <= 1.2 * found[0][1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_compaction_an_index_is_as_small_as_a_new_one(kind: str) -> None:
+    index = nf.Index(DIMENSION, kind=kind, threads=2)
+    index.add(rows(4000, 1))
+    index.remove(np.arange(0, 4000, 2))
+    index.add(rows(500, 2))
+    kept = np.arange(1, 4500, 1)[(np.arange(1, 4500) % 2 == 1) | (np.arange(1, 4500) >= 4000)]
+    index.compact()
+    fresh = nf.Index(DIMENSION, kind=kind, threads=2)
+    fresh.add(np.concatenate([rows(4000, 1)[1::2], rows(500, 2)]), kept)
+    queries = rows(50, 3)
+    assert (len(index), index.memory) == (2500, fresh.memory)
+    for recall_wanted in (0.8, 1.0):
+        for one, other in zip(*(i.search(queries, 10, recall=recall_wanted) for i in (index, fresh)), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert index.add(rows(1, 5)).tolist() == [4500]
+
+
+def test_what_is_added_to_a_graph_that_has_grown_is_found() -> None:
+    index = nf.Index(DIMENSION, kind="hnsw", threads=2)
+    everything = rows(6000, 1)
+    for first in range(0, 6000, 400):
+        index.add(everything[first : first + 400])
+        new = everything[first : first + 400 : 40]
+        assert [index.search(row, 1)[0][0] for row in new] == list(range(first, first + 400, 40))
