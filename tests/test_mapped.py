@@ -198,8 +198,10 @@ def test_on_disk_means_on_disk_and_nothing_stays_there(tmp_path: Path) -> None:
     for index in (plain, kept):
         index.add(rows[:1000])
         index.add(rows[1000:])
-    assert (kept.mapped, plain.mapped) == (rows.nbytes, 0)
-    assert kept.memory == plain.memory - rows.nbytes
+        assert index._native.export()[1].tobytes() == rows.tobytes()
+    first = rows[:1000].nbytes  # too few for a file of their own
+    assert (kept.mapped, plain.mapped) == (rows.nbytes - first, 0)
+    assert kept.memory == plain.memory - rows.nbytes + first
     assert kept.search(rows[:9], 30)[0].tolist() == plain.search(rows[:9], 30)[0].tolist()
     kept.remove(np.arange(0, 30_000))
     plain.remove(np.arange(0, 30_000))
@@ -214,12 +216,45 @@ def test_other_dtypes_are_converted_a_piece_at_a_time(tmp_path: Path, monkeypatc
         index.add(given_rows)
         exported = index._native.export()[1]
         assert exported.tobytes() == np.ascontiguousarray(given_rows, np.float32).tobytes()
+    long = nf.Index(9000, on_disk=tmp_path)
+    assert long.add(np.ones(9000)).tolist() == [0]
+    assert long.add(np.ones((0, 9000))).tolist() == []
+    with pytest.raises(errors.InvalidInput, match="dimension 8"):
+        long.add(np.ones((0, 8)))
     bad = BASE.astype(np.float64)
     bad[4321, 5] = 1e300
     index = nf.Index(DIMENSION, on_disk=tmp_path)
     with np.errstate(over="ignore"), pytest.raises(errors.InvalidInput, match="vector 4321"):
         index.add(bad)
     assert (len(index), list(tmp_path.iterdir())) == (0, [])
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_pieces_are_added_together_or_not_at_all(tmp_path: Path, on_disk: bool) -> None:
+    index = nf.Index(DIMENSION, "l2", kind="hnsw", on_disk=tmp_path if on_disk else None)
+    plain = nf.Index(DIMENSION, "l2", kind="hnsw")
+    ids = np.arange(5000)[::-1]
+
+    def pieces(end: float = 0.0) -> Any:
+        for start in range(0, 4000, 700):
+            yield BASE[start : min(start + 700, 4000)].astype(np.float64)
+            assert len(index) == 0, "nothing is seen before all are there"
+        yield []
+        yield from BASE[4000:4999].tolist()
+        yield BASE[4999:] + np.float32(end)
+
+    with pytest.raises(errors.InvalidInput, match=r"vector 4999 .* nothing was added"):
+        index.add(pieces(np.inf))
+    with pytest.raises(errors.InvalidInput, match="4999 ids for 5000 vectors"):
+        index.add(pieces(), ids[1:])
+    with pytest.raises(errors.InvalidInput, match="dimension 3"):
+        index.add(iter([BASE[:5], BASE[:5, :3]]))
+    with pytest.raises(ZeroDivisionError):
+        index.add(BASE[: 100 // n] for n in (3, 2, 0))
+    assert len(index) == 0
+    assert index.add(pieces(), ids).tolist() == plain.add(BASE, ids).tolist() == ids.tolist()
+    assert answers(index, recall=0.9) == answers(plain, recall=0.9)
+    assert index.add(iter([])).tolist() == []
 
 
 @linux
@@ -266,4 +301,4 @@ def test_parent_and_child_go_on_after_a_fork(tmp_path: Path) -> None:
     index.add(2 * rows[:33_000])
     assert os.waitpid(child, 0)[1] == 0
     assert index.search(rows[5], 2)[0].tolist() == [5, 40_005]
-    assert index.mapped == 73_000 * 512 * 4
+    assert index.mapped == (40_000 + 33_000) * 512 * 4

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import Any, final
 
@@ -60,6 +60,9 @@ class Index:
     def export(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...
     def add(
         self, vectors: NDArray[np.float32], ids: NDArray[np.int64] | None, threads: int, settle: bool
+    ) -> NDArray[np.int64]: ...
+    def add_pieces(
+        self, pieces: Iterator[NDArray[np.float32]], ids: NDArray[np.int64] | None, threads: int, settle: bool
     ) -> NDArray[np.int64]: ...
     def settle(self, threads: int) -> None: ...
     @property

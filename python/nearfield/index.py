@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import os
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -24,7 +25,7 @@ KINDS = ("auto", "flat", "hnsw", "ivf", "ivf_pq", "lsh")
 
 _FLOAT32 = np.dtype(np.float32)
 
-# Bytes of vectors of another dtype that are converted at a time where they are kept on the disk.
+# Bytes of vectors that are looked at, converted and written at a time where they are kept on the disk.
 _PIECE = 64 << 20
 
 
@@ -147,12 +148,15 @@ class Index:
         """Whether `settle` would take long: a graph is missing, or many vectors are missing in it."""
         return self._native.due
 
-    def add(self, vectors: ArrayLike, ids: ArrayLike | None = None, *, settle: bool = True) -> NDArray[np.int64]:
+    def add(
+        self, vectors: ArrayLike | Iterator[ArrayLike], ids: ArrayLike | None = None, *, settle: bool = True
+    ) -> NDArray[np.int64]:
         """Add vectors, all or none of them; they are found by the next search.
 
         Args:
             vectors: Shape (n, dimension), or (dimension,) for one; any float or integer dtype, kept as float32. With
-                `on_disk` an array may be larger than memory: `index.add(np.load("rows.npy", mmap_mode="r"))`.
+                `on_disk` an array may be larger than memory: `index.add(np.load("rows.npy", mmap_mode="r"))`. Or an
+                iterator of such arrays, whose vectors are added together once it has ended.
             ids: Shape (n,), whole numbers from 0 on, not in the index yet. Default: counted up from the largest so far.
             settle: False leaves a graph as it is, and the vectors are scanned beside it until `settle` is called: for
                 adding many in parts.
@@ -167,9 +171,13 @@ class Index:
         """
         given = None if ids is None else _ids(ids, "ids")
         try:
-            empty = _is_empty(vectors)
-            matrix = np.empty((0, self.dimension), np.float32) if empty else self._matrix(vectors, "vectors")
-            return self._native.add(matrix, given, self.threads, settle)
+            if isinstance(vectors, Iterator):
+                return self._native.add_pieces(map(self._rows, vectors), given, self.threads, settle)
+            if self._folder is not None and isinstance(vectors, np.ndarray) and vectors.ndim == 2:
+                step = max(1, _PIECE // (4 * self.dimension))
+                pieces = (self._rows(vectors[start : start + step]) for start in range(0, len(vectors) or 1, step))
+                return self._native.add_pieces(pieces, given, self.threads, settle)
+            return self._native.add(self._rows(vectors), given, self.threads, settle)
         except OSError as error:
             raise StorageError(f"cannot keep vectors in {self._folder}: {_reason(error)}; nothing was added") from error
 
@@ -337,6 +345,10 @@ class Index:
         made = (self.dimension, self.metric, self.kind, self.threads, self._folder)
         return _rebuild, (*made, self._native.next_id, ids, vectors)
 
+    def _rows(self, vectors: ArrayLike) -> NDArray[np.float32]:
+        """Vectors to add as a C-ordered float32 array of shape (n, dimension)."""
+        return np.empty((0, self.dimension), np.float32) if _is_empty(vectors) else self._matrix(vectors, "vectors")
+
     def _matrix(self, values: ArrayLike, name: str) -> NDArray[np.float32]:
         """`values` as a C-ordered float32 array of shape (n, dimension)."""
         return self._array(values, name).reshape(-1, self._dimension)
@@ -364,9 +376,6 @@ class Index:
                 f"{name} must have shape (n, {self.dimension}): this index has dimension {self.dimension}, got {got}"
             )
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinity, and is refused as such
-            ready = array.dtype == np.float32 and array.flags.carray
-            if self._folder is not None and array.size * 4 > _PIECE and not ready:
-                return _converted(array, self._folder)
             return np.require(array, dtype=np.float32, requirements=["C", "A"])
 
     def _allowed(self, allow: ArrayLike) -> NDArray[np.bool_] | NDArray[np.int64]:
@@ -394,18 +403,6 @@ def _rebuild(
     index.add(vectors, ids)
     index._native.next_id = next_id
     return index
-
-
-def _converted(array: NDArray[Any], folder: str) -> NDArray[np.float32]:
-    """`array` as C-ordered float32 in a file without a name: it may be larger than memory."""
-    import tempfile
-
-    step = max(1, _PIECE // (4 * array.shape[-1]))
-    with tempfile.TemporaryFile(dir=folder) as file:
-        for start in range(0, len(array), step):
-            file.write(np.ascontiguousarray(array[start : start + step], np.float32).data)
-        file.flush()
-        return np.memmap(file, np.float32, "r", shape=array.shape)
 
 
 def _folder(folder: str | os.PathLike[str] | None) -> str | None:

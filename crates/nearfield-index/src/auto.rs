@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use crate::flat::{Answers, Flat, Request};
+use crate::flat::{Answers, Batch, Flat, Request};
 use crate::hnsw::Hnsw;
 use crate::kind::Kind;
 use crate::{Metric, Result, plan};
@@ -55,6 +55,10 @@ impl Kind for Auto {
 
     fn keep_in(&mut self, folder: &Path) {
         self.0.keep_in(folder);
+    }
+
+    fn stage(&mut self, batch: Batch) {
+        self.0.stage(batch);
     }
 
     fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {

@@ -47,6 +47,8 @@ pub struct Flat {
     pub(crate) ids: Ids,
     /// Removed rows keep their place until half of the rows are gone.
     pub(crate) vectors: Vectors,
+    /// Rows for the next `add`.
+    staged: Option<Vectors>,
     /// Norms of the rows; the cosine alone needs them.
     pub(crate) norms: Vec<f64>,
     pub(crate) codes: Vec<Line>,
@@ -127,6 +129,7 @@ impl Flat {
             dimension,
             ids: Ids::default(),
             vectors: Vectors::new(dimension),
+            staged: None,
             norms: Vec::new(),
             codes: Vec::new(),
             factors: Vec::new(),
@@ -205,18 +208,31 @@ impl Flat {
     /// Adds vectors (row-major) under the ids given, or under the next ones; all or none of them.
     pub fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
         assert_eq!(vectors.len() % self.dimension, 0);
-        let bad = vectors.chunks(self.dimension).position(|row| !row.iter().all(|x| x.is_finite()));
-        if let Some(row) = bad {
-            let what = vectors[row * self.dimension..].iter().find(|x| !x.is_finite()).expect("one of them is not");
-            return Err(Error::Invalid(format!(
-                "vector {row} of this call holds {what}: every number must be finite; nothing was added"
-            )));
+        let staged = self.staged.take();
+        check_finite(vectors, self.dimension, 0)?;
+        let before = staged.as_ref().map_or(0, Vectors::rows);
+        let new = self.ids.check_new(before + vectors.len() / self.dimension, ids)?;
+        match staged {
+            Some(mut staged) => {
+                staged.extend(vectors)?;
+                staged.write_rest()?;
+                self.vectors.append(staged);
+            }
+            None => self.vectors.extend(vectors)?,
         }
-        let new = self.ids.check_new(vectors.len() / self.dimension, ids)?;
-        self.vectors.extend(vectors)?;
         self.ids.extend(&new);
         self.take_in(new.len(), threads);
         Ok(new)
+    }
+
+    /// The next `add` also adds the rows of this batch, before its own, or leaves all of them out.
+    pub fn stage(&mut self, batch: Batch) {
+        self.staged = Some(batch.0);
+    }
+
+    /// A batch of no rows, for `stage`.
+    pub fn batch(&self) -> Batch {
+        Batch(self.vectors.empty())
     }
 
     /// Codes the last `count` rows, whose vectors and ids are there, or all of them.
@@ -510,6 +526,29 @@ impl Flat {
         index.factors = file.section(b"factors ", blocks, factors_of)?;
         Ok(index)
     }
+}
+
+/// Rows that come piece by piece and are added together, kept as the index that made it keeps its own.
+#[derive(Debug)]
+pub struct Batch(Vectors);
+
+impl Batch {
+    /// Adds rows to the batch.
+    pub fn push(&mut self, rows: &[f32]) -> Result<()> {
+        check_finite(rows, self.0.dimension(), self.0.rows())?;
+        self.0.extend(rows)
+    }
+}
+
+/// Says which row holds a number that is not finite, if one does; `before` rows came before these.
+fn check_finite(rows: &[f32], dimension: usize, before: usize) -> Result<()> {
+    let bad = rows.chunks(dimension).position(|row| !row.iter().all(|x| x.is_finite()));
+    let Some(row) = bad else { return Ok(()) };
+    let what = rows[row * dimension..].iter().find(|x| !x.is_finite()).expect("one of them is not");
+    let row = before + row;
+    Err(Error::Invalid(format!(
+        "vector {row} of this call holds {what}: every number must be finite; nothing was added"
+    )))
 }
 
 /// Factors from their bytes in a file.

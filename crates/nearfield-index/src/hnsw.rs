@@ -18,7 +18,7 @@ use nearfield_kernels::quantize::{self, QueryCode};
 use nearfield_kernels::{Kernels, Line, Metric, kernels, prefetch};
 
 use crate::allow::Allowed;
-use crate::flat::{Answers, Flat, Request};
+use crate::flat::{Answers, Batch, Flat, Request};
 use crate::hnsw_build::{DEGREE, Points};
 use crate::hnsw_change::Change;
 use crate::pool::each_job;
@@ -44,6 +44,9 @@ pub const DEFAULT_RECALL: f64 = 0.95;
 
 /// Rows that the directions of guide codes are found on.
 const SAMPLE: usize = 16_384;
+
+/// Where a pool of so many nodes does not reach a recall, one of any size hardly does.
+const WIDEST_WALK: usize = 1 << 13;
 
 /// Width of a walk for each depth and target.
 pub(crate) type Widths = [[u32; TARGETS.len()]; DEPTHS.len()];
@@ -119,7 +122,7 @@ fn margin(width: usize) -> f32 {
 
 /// A pool of so many nodes costs more than reading all codes: what it does not reach is left to the scan.
 pub(crate) fn widest(nodes: usize, k: usize) -> usize {
-    (nodes / 16).max(8 * k)
+    (nodes / 16).min(WIDEST_WALK).max(8 * k)
 }
 
 impl Hnsw {
@@ -154,6 +157,11 @@ impl Hnsw {
     /// As [`Flat::keep_in`].
     pub fn keep_in(&mut self, folder: &Path) {
         self.flat.keep_in(folder);
+    }
+
+    /// As [`Flat::stage`].
+    pub fn stage(&mut self, batch: Batch) {
+        self.flat.stage(batch);
     }
 
     /// Adds vectors, as [`Flat::add`]. They are scanned beside the graph until there are enough to be linked at once.

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use crate::codec::Reader;
-use crate::flat::{Answers, Flat, Request};
+use crate::flat::{Answers, Batch, Flat, Request};
 use crate::hnsw::Hnsw;
 use crate::probe::{Probed, Structure};
 use crate::{Auto, Error, Ivf, IvfPq, Lsh, Metric, Result};
@@ -23,6 +23,8 @@ pub trait Kind: Debug + Send + Sync {
     fn keep_next_id(&mut self, next: i64);
     /// As [`Flat::keep_in`].
     fn keep_in(&mut self, folder: &Path);
+    /// As [`Flat::stage`].
+    fn stage(&mut self, batch: Batch);
     /// Adds vectors (row-major) under the ids given, or under the next ones; all or none of them.
     fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>>;
     /// As `add`, but leaves what stands beside the vectors as it is: until `settle`, new rows are scanned beside it.
@@ -53,6 +55,9 @@ macro_rules! forwarded {
         }
         fn keep_in(&mut self, folder: &Path) {
             self.keep_in(folder);
+        }
+        fn stage(&mut self, batch: Batch) {
+            self.stage(batch);
         }
         fn add(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
             self.add(vectors, ids, threads)

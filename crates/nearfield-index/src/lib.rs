@@ -51,7 +51,7 @@ pub use auto::Auto;
 pub use columns::Columns;
 pub use error::{Error, Result};
 pub use filter::{Filter, Pattern};
-pub use flat::{Answers, Flat, Request};
+pub use flat::{Answers, Batch, Flat, Request};
 pub use hnsw::Hnsw;
 pub use ivf::Ivf;
 pub use ivf_pq::IvfPq;

@@ -18,7 +18,7 @@ use nearfield_kernels::{BLOCK, Dots, Factors, Kernels, Line, Metric, kernels, pr
 
 use crate::allow::Allowed;
 use crate::codec::{Reader, Writer};
-use crate::flat::{Answers, Flat, Request};
+use crate::flat::{Answers, Batch, Flat, Request};
 use crate::partition::Near;
 use crate::pool::each_job;
 use crate::refine::{self, Full, Ranked};
@@ -250,6 +250,11 @@ impl<S: Structure> Probed<S> {
     /// As [`Flat::keep_in`].
     pub fn keep_in(&mut self, folder: &Path) {
         self.flat.keep_in(folder);
+    }
+
+    /// As [`Flat::stage`].
+    pub fn stage(&mut self, batch: Batch) {
+        self.flat.stage(batch);
     }
 
     /// Adds vectors, as [`Flat::add`]. They are scanned beside the structure until there are many, then it is built again.

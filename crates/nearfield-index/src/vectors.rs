@@ -94,6 +94,11 @@ impl Vectors {
         self.folder = Some(folder.to_path_buf());
     }
 
+    /// Numbers in a row.
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
     /// How many there are.
     pub fn rows(&self) -> usize {
         self.pieces.last().map_or(0, |piece| piece.end)
@@ -152,6 +157,32 @@ impl Vectors {
             _ => {}
         }
         Ok(())
+    }
+
+    /// None of the rows, kept in the same way.
+    pub fn empty(&self) -> Self {
+        Self { dimension: self.dimension, pieces: Vec::new(), folder: self.folder.clone(), spill: self.spill }
+    }
+
+    /// Writes what is left of many rows to a file too.
+    pub fn write_rest(&mut self) -> Result<()> {
+        let many = self.pieces.len() > 1;
+        if let (Some(folder), Some(piece)) = (&self.folder, self.pieces.last_mut())
+            && many
+            && matches!(piece.numbers, Numbers::Held(_))
+        {
+            piece.numbers = Numbers::Spilled(Arc::new(Mapped::spilled(folder, [piece.numbers.all()].into_iter())?));
+        }
+        Ok(())
+    }
+
+    /// Adds the rows of another at the end, wherever they are.
+    pub fn append(&mut self, other: Vectors) {
+        for mut piece in other.pieces {
+            let first = self.rows();
+            (piece.first, piece.end) = (first, first + piece.end - piece.first);
+            self.pieces.push(piece);
+        }
     }
 
     /// Gives up the rows that are not wanted; the others are numbered anew, in their order. Files stay as they are.
@@ -227,7 +258,14 @@ mod tests {
             for step in 0..200 {
                 if next(4) > 0 {
                     let rows: Vec<[f32; 3]> = (0..next(40)).map(|i| [step as f32, i as f32, next(9) as f32]).collect();
-                    kept.extend(rows.as_flattened()).unwrap();
+                    if next(3) == 0 {
+                        let mut batch = kept.empty();
+                        rows.chunks(7).for_each(|rows| batch.extend(rows.as_flattened()).unwrap());
+                        batch.write_rest().unwrap();
+                        kept.append(batch);
+                    } else {
+                        kept.extend(rows.as_flattened()).unwrap();
+                    }
                     plain.extend(rows);
                 } else {
                     let (every, keep) = (2 + next(5) as usize, next(2) == 0);

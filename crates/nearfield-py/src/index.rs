@@ -147,6 +147,30 @@ impl Index {
         self.read(py, |index| index.due())
     }
 
+    /// As `add`, of the rows of all arrays that an iterator gives, together.
+    fn add_pieces<'py>(
+        &self,
+        py: Python<'py>,
+        pieces: Bound<'py, PyAny>,
+        ids: Option<PyReadonlyArray1<'py, i64>>,
+        threads: usize,
+        settle: bool,
+    ) -> PyResult<Bound<'py, PyArray1<i64>>> {
+        let mut batch = self.read(py, |index| index.vectors().batch());
+        for piece in pieces.try_iter()? {
+            let piece = piece?;
+            let rows = piece.cast::<PyArray2<f32>>()?.readonly();
+            let rows = rows.as_slice()?;
+            py.detach(|| batch.push(rows)).map_err(raised)?;
+        }
+        let ids = ids.as_ref().map(|ids| ids.as_slice()).transpose()?;
+        let add = |index: &mut dyn Kind| {
+            index.stage(batch);
+            if settle { index.add(&[], ids, threads) } else { index.append(&[], ids, threads) }
+        };
+        Ok(self.write(py, add).map_err(raised)?.into_pyarray(py))
+    }
+
     fn remove(&self, py: Python<'_>, ids: PyReadonlyArray1<'_, i64>, threads: usize) -> PyResult<usize> {
         let ids = ids.as_slice()?;
         self.write(py, |index| index.remove(ids, threads)).map_err(raised)
