@@ -60,6 +60,7 @@ APART = {"parts", "uses", "doors"}
 UNSAFE = {  # the only Rust files that may say `unsafe`, and why
     "nearfield-kernels/src/x86.rs": "SIMD instructions",
     "nearfield-kernels/src/x86_graph.rs": "SIMD instructions of walks through a graph, and prefetching",
+    "nearfield-kernels/src/x86_groups.rs": "SIMD instructions of sums over groups of rows",
     "nearfield-kernels/src/x86_pq.rs": "SIMD instructions of product quantisation",
     "nearfield-kernels/src/pages.rs": "asks for large pages",
     "nearfield-index/src/mapped.rs": "maps files, whose bytes are numbers",

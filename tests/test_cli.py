@@ -15,7 +15,7 @@ import pytest
 
 import nearfield as nf
 from nearfield.chunk import passages
-from nearfield.cli.demo import QUESTIONS, STOP_WORDS, Keywords
+from nearfield.cli.demo import QUESTIONS
 from nearfield.load import find_files, read_file
 from terminal import Run
 
@@ -327,6 +327,16 @@ def corpus() -> list[str]:
     return [p.text for file in find_files([CORPUS]).files for d in read_file(file) for p in passages(d.text)]
 
 
+STOP_WORDS = set(
+    nf.SparseIndex(language=None).terms("""
+    a about after all also am an and any are as at be been before but by can could did do does for from had has have he
+    her his how i if in into is it its may me more most my no not of on one or our out over she should so some such than
+    that the their them then there these they this those to up was we were what when where which who why will with would
+    you your
+""")
+)
+
+
 def content_words(text: str) -> set[str]:
     """First four letters of each word that is no stop word: coarser than any stemmer, on purpose."""
     return {word[:4] for word in re.findall(r"\w+", re.sub(r"['’]s\b", "", text.lower())) if word not in STOP_WORDS}
@@ -349,10 +359,13 @@ def test_the_demonstration_does_not_cheat(question: str, corpus: list[str]) -> N
     (answer,) = [text for text in corpus if ANSWERS[question] in text]
     assert content_words(question)
     assert not content_words(question) & content_words(answer)
-    found = Keywords(corpus).best(question)
-    assert found is not None
-    assert corpus[found[0]] != answer
-    assert content_words(question) & content_words(corpus[found[0]])
+    with nf.open() as database:
+        docs = database.collection("docs", dimension=1, embedder=None)
+        docs.add(documents=corpus, embeddings=[[1.0]] * len(corpus))
+        (found,) = docs.search(question, k=1, mode="lexical")
+    assert found.document is not None
+    assert found.document != answer
+    assert content_words(question) & content_words(found.document)
 
 
 def test_the_demonstration_finds_the_right_answers(corpus: list[str]) -> None:
@@ -395,18 +408,6 @@ def test_without_the_repository_the_demonstration_asks_for_a_folder(run: Run, mo
     ended = run("demo")
     assert ended.code == 1
     assert "nearfield demo FOLDER" in ended.err
-
-
-def test_keyword_matching_is_a_fair_opponent() -> None:
-    texts = ["The dogs were barking.", "A cat.", "Cats and cats and dogs, and much else that is long.", ""]
-    keywords = Keywords(texts)
-    assert keywords.best("does a dog bark?") == (0, pytest.approx(2.2, abs=2))
-    found = keywords.best("cat")
-    assert found is not None
-    assert found[0] in (1, 2)
-    assert keywords.best("the and of") is None
-    assert keywords.best("zebra") is None
-    assert Keywords([]).best("cat") is None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import nearfield as nf
 from databases import Letters, snapshot
 from documents import BROKEN, pdf
 from nearfield.errors import InvalidInput, NotFound
+from nearfield.load import document
 
 
 @pytest.fixture
@@ -199,3 +201,25 @@ def test_wrong_arguments_change_nothing(folder: Path, docs: nf.Collection, tmp_p
     with pytest.raises(InvalidInput, match="not made from text"):
         nf.index_folder(given, folder)
     assert (docs.count(), given.count()) == (0, 1)
+
+
+@pytest.mark.parametrize("length", [20_000, pytest.param(100_000_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("name", ["data.txt", "data.jsonl", "data.csv"])
+def test_one_endless_line_costs_its_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, name: str
+) -> None:
+    if length < document.MAX_LINE:
+        monkeypatch.setattr(document, "MAX_LINE", length // 10)
+    (tmp_path / "a.txt").write_text("A note about herons.")
+    (tmp_path / name).write_text('{"text": "first"}\n{"text": "' + "word " * (length // 5) + '"}\n')
+    (tmp_path / "z.txt").write_text("A note about owls.")
+    with nf.open(tmp_path / "x.nf") as database:
+        docs = database.collection("docs", embedder=lambda texts: [[1.0, 0.0]] * len(texts))
+        tracemalloc.start()
+        done = nf.index_folder(docs, tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert [problem.partition(name)[2][:8] for problem in done.problems] == [": line 2"]
+        assert "is data, not text" in done.problems[0]
+        assert sorted(record.document or "" for record in docs.get()) == ["A note about herons.", "A note about owls."]
+    assert peak < 10 * length + 20_000_000

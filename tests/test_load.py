@@ -304,6 +304,13 @@ def test_a_link_to_a_folder_above_is_no_endless_walk(tmp_path: Path) -> None:
 # Records
 
 
+def test_a_cell_may_be_as_long_as_a_document(tmp_path: Path) -> None:
+    """The csv module stops at 131,072 characters unless it is told otherwise."""
+    cell = "A long report. " * 20_000
+    (document,) = read_file(write(tmp_path / "long.csv", f'id,text\n1,"{cell}"\n'))
+    assert document.text == cell
+
+
 def test_csv_rows_become_documents_with_typed_fields(tmp_path: Path) -> None:
     rows = 'id,name,price,tags\nA1,"Boots, brown",89.5,"warm\nand dry"\n\n2,Umbrella,12,\n'
     file = write(tmp_path / "shop.csv", rows)

@@ -209,6 +209,29 @@ def test_only_candidates_are_reranked(letters: nf.Collection) -> None:
     assert seen == ["aaa", "aab"]
 
 
+def test_a_reranker_gets_enough_candidates_for_all_the_groups() -> None:
+    """One group has the nearest two thousand; the reranker must not be asked for all of them either."""
+    asked: list[int] = []
+
+    def count(query: str, texts: list[str]) -> list[float]:
+        asked.append(len(texts))
+        return [float(len(text)) for text in texts]
+
+    collection = nf.open().collection("c", embedder=lambda texts: [[1.0, 0.0]] * len(texts))
+    near = [[1.0, i / 1e5] for i in range(2000)]
+    collection.add(["near"] * 2000, embeddings=near, metadatas=[{"g": 0}] * 2000)
+    far = [[1.0, 1.0 + i] for i in range(9)]
+    collection.add(
+        [f"far away {'!' * i}" for i in range(9)], embeddings=far, metadatas=[{"g": i + 1} for i in range(9)]
+    )
+    hits = collection.search("x", 4, group_by="g", rerank=count)
+    assert sorted(hit.metadata["g"] for hit in hits) == [0, 1, 2, 3]
+    assert [hit.metadata["g"] for hit in hits] == [3, 2, 1, 0]
+    assert len(asked) == 1
+    assert asked[0] <= 110  # the usual hundred, and who brings a new group
+    assert len(collection.search("x", 9, group_by="g", where={"g": {"$lt": 5}}, rerank=count)) == 5
+
+
 def test_a_record_without_a_document_is_not_reranked() -> None:
     collection = nf.open().collection("c", embedder=lambda texts: [[1.0, 0.0]] * len(texts))
     collection.add(["told", None], embeddings=[[1, 0], [1, 0]], ids=["a", "b"])

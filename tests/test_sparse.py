@@ -304,3 +304,45 @@ def test_searches_run_beside_changes() -> None:
     for thread in threads:
         thread.join()
     assert not failed
+
+
+@pytest.mark.parametrize("count", [40_000, pytest.param(1_200_000, marks=pytest.mark.soak)])
+def test_rows_passed_over_in_groups_are_none_of_the_best(count: int) -> None:
+    """Words that many documents have: bounds of groups of rows decide what is read. A removal, a filter, every k."""
+    rng = np.random.default_rng(3)
+    words = [f"w{i}" for i in range(40)]
+    share = 1 / np.arange(1, 41) ** 1.3
+    draws = rng.choice(40, (count, 9), p=share / share.sum())
+    lengths = rng.integers(1, 10, count)
+    counts = np.zeros((count, 40), np.uint8)
+    for place in range(9):
+        rows = np.flatnonzero(lengths > place)
+        counts[rows, draws[rows, place]] += 1  # a row once a place
+    texts = [" ".join(words[w] for w in draw[:n]) for draw, n in zip(draws.tolist(), lengths.tolist(), strict=True)]
+    index = nf.SparseIndex(language=None)
+    for part in np.array_split(np.arange(count), [count * 9 // 10, count * 9 // 10 + 7]):
+        index.add([texts[i] for i in part])
+    gone = np.arange(0, count, 13)
+    index.remove(gone.tolist())
+    alive = np.ones(count, bool)
+    alive[gone] = False
+    n, mean = int(alive.sum()), lengths[alive].mean()
+    for query in ["w0 w1 w2", "w3", "w1 w9 w20 w35", "w30 w31 w0", "w2 w2 w5 w6 w7 w8 w39"]:
+        scores = np.zeros(count)
+        for word in query.split():
+            tf = counts[:, int(word[1:])].astype(np.float64)
+            df = np.count_nonzero(tf[alive])
+            idf = math.log(1 + (n - df + 0.5) / (df + 0.5))
+            scores += idf * tf / (tf + 1.2 * (0.25 + 0.75 * lengths / mean))
+        for allow in (None, rng.random(count) < 0.5, rng.random(count) < 0.001):
+            may = alive & (scores > 0) if allow is None else alive & (scores > 0) & allow
+            best = np.sort(scores[may])[::-1]
+            for k in (1, 10, 300, 5000):
+                ids, got = index.search(query, k, allow=allow)
+                found = ids[ids >= 0]
+                np.testing.assert_allclose(got[: len(found)], best[:k], rtol=1e-6)
+                np.testing.assert_allclose(scores[found], best[:k], rtol=1e-6)
+                assert may[found].all()
+                assert len(set(found.tolist())) == len(found)
+                ties = np.diff(got[: len(found)]) == 0
+                assert (np.diff(found)[ties] > 0).all(), "equal scores rank by insertion"

@@ -170,8 +170,11 @@ class Searcher:
             found = consistent(self._store, self._live.gate, search)
             report, again = found.report, []
             for place, at in enumerate(left):
+                if not self._worth_reranking(found, place, request):
+                    again.append(at)
+                    continue
                 answers[at] = self._refined(found, place, asked[place].text, request, clock)
-                if len(answers[at]) < request.k and not found.complete[place]:
+                if len(answers[at]) < request.k and not found.complete[place] and request.reranker is None:
                     again.append(at)  # a few groups had all the candidates
             left, depth = again, 4 * depth
         self._live.tend()
@@ -224,10 +227,7 @@ class Searcher:
         rankings = [_one(request.fusion, of, keep) for of in legs]
         clock.lap("fuse")
         complete = [
-            request.group_by is None
-            or request.reranker is not None
-            or depth >= state.live
-            or all(len(leg.keys) < depth for leg in of.values())
+            request.group_by is None or depth >= state.live or all(len(leg.keys) < depth for leg in of.values())
             for of in legs
         ]
         if request.min_score is not None and request.reranker is None:
@@ -261,6 +261,29 @@ class Searcher:
         return Ranking(np.concatenate([leg.keys, more]), np.concatenate([leg.scores, scores.max(axis=0)]))
 
     # -- what is answered -------------------------------------------------------------------------------------------
+
+    def _worth_reranking(self, found: Found, at: int, request: Request) -> bool:
+        """Whether the candidates have as many groups as are wanted: a reranker is dear, and asked once, when they have.
+
+        Beyond the usual number of candidates it gets only those that bring a group more.
+        """
+        if request.reranker is None or request.group_by is None:
+            return True
+        ranked, records = found.rankings[at], found.records
+        counts: dict[Any, int] = {}
+        kept, members = [], 0
+        for place, group in enumerate(_groups(ranked, records, request.group_by)):
+            if not records[int(ranked.keys[place])].document:
+                continue
+            counts[group] = counts.get(group, 0) + 1
+            new = counts[group] <= request.group_size and members < request.k
+            members += new
+            if place < request.kept or new:
+                kept.append(place)
+        if members < request.k and not found.complete[at]:
+            return False
+        found.rankings[at] = Ranking(ranked.keys[kept], ranked.scores[kept])
+        return True
 
     def _refined(self, found: Found, at: int, text: str | None, request: Request, clock: Clock) -> list[Hit]:
         ranked, records = found.rankings[at], found.records
@@ -380,13 +403,17 @@ def _grouped(ranked: Ranking, records: dict[int, Stored], group_by: str, size: i
     """The best `size` of each group. A record without the field, or with None in it, is a group of its own."""
     counts: dict[Any, int] = {}
     kept = []
-    for place, row in enumerate(ranked.keys.tolist()):
-        value = json.loads(records[row].metadata).get(group_by)
-        key = (row, "alone") if value is None else _hashable(value)
+    for place, key in enumerate(_groups(ranked, records, group_by)):
         counts[key] = counts.get(key, 0) + 1
         if counts[key] <= size:
             kept.append(place)
     return Ranking(ranked.keys[kept], ranked.scores[kept])
+
+
+def _groups(ranked: Ranking, records: dict[int, Stored], group_by: str) -> list[Any]:
+    """The group of every key."""
+    values = ((row, json.loads(records[row].metadata).get(group_by)) for row in ranked.keys.tolist())
+    return [(row, "alone") if value is None else _hashable(value) for row, value in values]
 
 
 def _hashable(value: Any) -> Any:

@@ -20,6 +20,7 @@ mod columns_file;
 mod error;
 pub mod filter;
 pub mod flat;
+mod groups;
 pub mod hnsw;
 mod hnsw_build;
 mod hnsw_change;

@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
+use crate::groups::Term;
 use crate::postings::{BLOCK, Segment, reach};
 
 /// Rows whose bounds are added up together at the most: the sums fit in the second cache.
@@ -39,12 +40,15 @@ const WORTH_SAMPLING: usize = 1 << 12;
 const SAMPLE: usize = 96;
 
 /// Bounds are sums in another order than the scores they bound.
-const SLACK: f64 = 1.0 + 1e-12;
+pub(crate) const SLACK: f64 = 1.0 + 1e-12;
 
 /// Gives the impact of a posting.
 pub(crate) trait Impacts {
     /// Of the posting at a position, which is of this row.
     fn at(&self, position: usize, row: u32) -> f64;
+
+    /// Asks for what it will read, from memory.
+    fn ask_for(&self, position: usize, row: u32);
 }
 
 /// A term of a query.
@@ -68,6 +72,8 @@ pub(crate) struct Within<'a> {
 pub(crate) struct Work {
     pub postings: usize,
     pub looked_up: usize,
+    /// Read besides.
+    pub bytes: usize,
 }
 
 /// The best rows so far.
@@ -104,20 +110,46 @@ impl Best {
     }
 
     /// What a later row's score must exceed.
-    fn bar(&self) -> f64 {
+    pub fn bar(&self) -> f64 {
         match self.heap.peek() {
             Some(worst) if self.heap.len() == self.k => f64::from(worst.score).max(self.floor),
             _ => self.floor,
         }
     }
 
-    /// Takes in a row; rows come in ascending order.
-    fn push(&mut self, score: f64, row: u32) {
+    /// What the score of any row must exceed, whether it is before or behind those that are known.
+    pub fn bar_of_any(&self) -> f64 {
+        match self.heap.peek() {
+            Some(worst) if self.heap.len() == self.k => f64::from(worst.score.next_down()).max(self.floor),
+            _ => self.floor,
+        }
+    }
+
+    /// Forgets some rows, which will come again, but not what is good enough.
+    pub fn leave_out(&mut self, rows: Range<u32>) {
+        self.floor = self.bar_of_any();
+        self.heap.retain(|found| !rows.contains(&found.row));
+    }
+
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Takes note of the scores of rows that will come again, and must find that they are enough.
+    pub fn learn(&mut self, scores: &mut [f64]) {
+        if scores.len() >= self.k {
+            let (_, worst, _) = scores.select_nth_unstable_by(self.k - 1, |one, other| other.total_cmp(one));
+            self.floor = f64::from((*worst as f32).next_down());
+        }
+    }
+
+    /// Takes in a row that has not come yet.
+    pub fn push(&mut self, score: f64, row: u32) {
         let found = Found { score: score as f32 + 0.0, row }; // minus zero is zero
         if self.heap.len() < self.k {
             self.heap.push(found);
         } else if let Some(mut worst) = self.heap.peek_mut()
-            && found.score > worst.score
+            && found < *worst
         {
             *worst = found;
         }
@@ -130,20 +162,23 @@ impl Best {
 }
 
 /// A term within a segment.
-struct List {
-    weight: f64,
+pub(crate) struct List<'a> {
+    pub weight: f64,
     /// No posting adds more.
-    top: f64,
+    pub top: f64,
     /// Turns stored maxima into bounds of what a posting adds.
     scale: f64,
-    /// Postings not passed yet, and the end of all.
-    at: usize,
-    end: usize,
+    /// The first posting, the first one not passed yet, and the end of all.
+    pub start: usize,
+    pub at: usize,
+    pub end: usize,
     /// End of the postings in the window, and a bound of what they add.
-    stop: usize,
-    bound: f64,
+    pub stop: usize,
+    pub bound: f64,
     /// For every code a bound of what the posting adds, in units.
     table: [u16; 256],
+    /// What groups of rows have of a frequent term.
+    pub groups: Option<Term<'a>>,
 }
 
 /// A row that may be an answer.
@@ -158,11 +193,13 @@ struct Candidate {
 }
 
 #[derive(Default)]
-struct Scratch {
+pub(crate) struct Scratch {
     /// Zero but while a search is at work.
     sums: Vec<u16>,
     candidates: Vec<Candidate>,
     rest: Vec<f64>,
+    /// Sums of groups of rows.
+    pub groups: Vec<u8>,
 }
 
 thread_local! {
@@ -192,7 +229,10 @@ impl<I: Impacts> Search<'_, I> {
                 let scale = wanted.weight * self.drift * SLACK;
                 let (at, end) = (segment.starts[place], segment.starts[place + 1]);
                 let top = f64::from(segment.tops[place]) * scale;
-                Some(List { weight: wanted.weight, top, scale, at, end, stop: at, bound: top, table: [1; 256] })
+                let groups = segment.levels.find(place);
+                let weight = wanted.weight;
+                let (start, stop, bound, table) = (at, at, top, [1; 256]);
+                Some(List { weight, top, scale, start, at, end, stop, bound, table, groups })
             })
             .collect();
         if lists.is_empty() {
@@ -212,13 +252,18 @@ impl<I: Impacts> Search<'_, I> {
                     }
                 }
             }
+            if self.has_groups(&lists, best.k) {
+                return self.by_groups(&mut lists, best, work, scratch, |lists, until, best, work, scratch| {
+                    while self.window(lists, WINDOW, until, unit, best, work, scratch) {}
+                });
+            }
             let postings: usize = lists.iter().map(|list| list.end - list.at).sum();
             let sampled = self.positive && best.k < SAMPLE && postings >= WORTH_SAMPLING;
             if sampled && best.bar() == f64::NEG_INFINITY {
                 self.sample(&lists, best, work, scratch);
             }
             let mut size = if sampled { WINDOW } else { FIRST };
-            while self.window(&mut lists, size, unit, best, work, scratch) {
+            while self.window(&mut lists, size, u32::MAX, unit, best, work, scratch) {
                 size = (2 * size).min(WINDOW);
             }
         });
@@ -262,23 +307,20 @@ impl<I: Impacts> Search<'_, I> {
             }
             work.looked_up += candidates.len();
         }
-        if candidates.len() >= best.k {
-            let (_, worst, _) =
-                candidates.select_nth_unstable_by(best.k - 1, |one, other| other.score.total_cmp(&one.score));
-            // The rows themselves come again, and must find that they are enough.
-            best.floor = f64::from((worst.score as f32).next_down());
-        }
+        best.learn(&mut candidates.iter().map(|candidate| candidate.score).collect::<Vec<f64>>());
     }
 
     fn bar(&self, best: &Best) -> f64 {
         if self.positive { best.bar() } else { f64::NEG_INFINITY }
     }
 
-    /// Scores the next window; false where there is none.
+    /// Scores the next window of rows before `until`; false where there is none.
+    #[allow(clippy::too_many_arguments)] // all of it is the state of one search
     fn window(
         &self,
         lists: &mut [List],
         size: usize,
+        until: u32,
         unit: f64,
         best: &mut Best,
         work: &mut Work,
@@ -294,8 +336,8 @@ impl<I: Impacts> Search<'_, I> {
         });
         let Some(needed) = needed else { return false };
         let next = lists[..=needed].iter().filter(|list| list.at < list.end).map(|list| rows[list.at]).min();
-        let Some(base) = next else { return false };
-        let end = base.saturating_add(size as u32);
+        let Some(base) = next.filter(|base| *base < until) else { return false };
+        let end = base.saturating_add(size as u32).min(until);
         for (i, list) in lists.iter_mut().enumerate() {
             // What is behind is mostly looked up, and its maximum here is hardly below that of all.
             (list.stop, list.bound) = (list.end, if self.positive { list.top } else { f64::INFINITY });
@@ -319,11 +361,11 @@ impl<I: Impacts> Search<'_, I> {
                 list.at = list.stop;
             }
         }
-        end < u32::MAX
+        end < until
     }
 
     /// Finds the postings of a list in a window.
-    fn enter(&self, list: &mut List, base: u32, end: u32) {
+    pub fn enter(&self, list: &mut List, base: u32, end: u32) {
         let rows = &self.segment.rows[..list.end];
         list.at = reach(rows, list.at, base);
         list.stop = reach(rows, list.at, end);
@@ -340,7 +382,7 @@ impl<I: Impacts> Search<'_, I> {
         work: &mut Work,
         scratch: &mut Scratch,
     ) {
-        let Scratch { sums, candidates, rest } = scratch;
+        let Scratch { sums, candidates, rest, .. } = scratch;
         let sums: &mut [u16; WINDOW] = sums.as_mut_slice().try_into().expect("the sums have the length of a window");
         let (bar, base) = (self.bar(best), window.start);
         bounds_behind(lists, rest);
@@ -493,7 +535,7 @@ fn place(row: u32, base: u32) -> usize {
 }
 
 /// For every list, what it and those behind it add at the most; and at the end nothing.
-fn bounds_behind(lists: &[List], rest: &mut Vec<f64>) {
+pub(crate) fn bounds_behind(lists: &[List], rest: &mut Vec<f64>) {
     rest.clear();
     rest.resize(lists.len() + 1, 0.0);
     for i in (0..lists.len()).rev() {

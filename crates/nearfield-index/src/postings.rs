@@ -9,6 +9,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use nearfield_kernels::pages::{filled, reserve};
+
+use crate::groups::Levels;
 use crate::pool::each_job;
 
 /// Postings that share a maximum.
@@ -38,11 +41,18 @@ impl Values {
         Self::Counts { low: Vec::new(), high: Vec::new() }
     }
 
-    /// Room for `length` values, all of them nothing.
-    fn resize(&mut self, length: usize) {
+    /// As many values, all of them nothing.
+    fn fill(&mut self, length: usize) {
         match self {
-            Self::Counts { low, .. } => low.resize(length, 0),
-            Self::Weights(values) => values.resize(length, 0.0),
+            Self::Counts { low, .. } => *low = filled(length, 0),
+            Self::Weights(values) => *values = filled(length, 0.0),
+        }
+    }
+
+    fn reserve(&mut self, more: usize) {
+        match self {
+            Self::Counts { low, .. } => reserve(low, more),
+            Self::Weights(values) => reserve(values, more),
         }
     }
 
@@ -138,6 +148,8 @@ pub(crate) struct Segment {
     pub tops: Vec<f32>,
     /// For every posting its impact in 255ths of the term's largest, rounded up.
     pub codes: Vec<u8>,
+    /// What groups of rows have of the frequent terms at the most.
+    pub levels: Levels,
     /// The mean length of documents that the impacts were computed with.
     pub mean: f64,
     removed: Removed,
@@ -162,6 +174,7 @@ impl Segment {
             blocks: Vec::new(),
             tops: Vec::new(),
             codes: Vec::new(),
+            levels: Levels::default(),
             mean: 0.0,
             removed: Removed::default(),
         }
@@ -239,6 +252,7 @@ impl Segment {
             },
         );
         (self.blocks, self.tops, self.codes, self.mean) = (blocks, tops, codes, mean);
+        self.levels = Levels::new(self, threads);
     }
 
     /// Place of a term, if any row has it.
@@ -279,7 +293,11 @@ impl Segment {
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
         let numbers = self.terms.capacity() + self.rows.capacity() + self.blocks.capacity() + self.tops.capacity();
-        4 * numbers + self.codes.capacity() + self.starts.capacity() * size_of::<usize>() + self.values.bytes()
+        4 * numbers
+            + self.codes.capacity()
+            + self.starts.capacity() * size_of::<usize>()
+            + self.values.bytes()
+            + self.levels.bytes()
     }
 
     /// One segment out of several whose rows ascend. Rows get the numbers that `number` says, or stay out.
@@ -320,7 +338,9 @@ impl Segment {
         let mut merged = merged.into_iter().map(|part| part.expect("every job was done"));
         let mut whole = merged.next().expect("there is one job at least");
         let more: Vec<Self> = merged.collect();
-        whole.rows.reserve_exact(more.iter().map(|part| part.rows.len()).sum());
+        let length = more.iter().map(|part| part.rows.len()).sum();
+        reserve(&mut whole.rows, length);
+        whole.values.reserve(length);
         for part in more {
             let first = whole.rows.len();
             whole.terms.extend_from_slice(&part.terms);
@@ -354,9 +374,9 @@ impl Segment {
                 starts.push(length);
             }
         }
-        let mut rows = vec![0; length];
+        let mut rows = filled(length, 0);
         let mut values = parts[0].values.empty_like();
-        values.resize(length);
+        values.fill(length);
         for part in parts {
             each_place(terms, &part.terms, |to, place| {
                 let run = part.starts[place]..part.starts[place + 1];

@@ -14,6 +14,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use nearfield_kernels::pages::reserve;
+use nearfield_kernels::prefetch;
+
 use crate::allow::{Allow, Allowed};
 use crate::analysis;
 use crate::flat::Answers;
@@ -168,6 +171,7 @@ impl Sparse {
         let (segment, lengths) = analysis::segment(&self.analyzer, &mut self.vocabulary, texts, first, threads);
         self.ids.extend(&new);
         self.words += lengths.iter().map(|length| u64::from(*length)).sum::<u64>();
+        reserve(&mut self.lengths, lengths.len());
         self.lengths.extend(lengths);
         self.append(segment, threads);
         Ok(new)
@@ -382,6 +386,7 @@ impl Sparse {
             let mut total = total.lock().expect("adding does not panic");
             total.postings += work.postings;
             total.looked_up += work.looked_up;
+            total.bytes += work.bytes;
         });
         if stop.into_inner() {
             return Err(Error::Interrupted);
@@ -390,7 +395,7 @@ impl Sparse {
         let size = if self.kind == Kind::Vectors { 8 } else { 9 }; // row, value, and the length of the row
         answers.rows_scanned = total.postings + total.looked_up;
         answers.rows_reread = total.looked_up;
-        answers.bytes_read = answers.rows_scanned * size;
+        answers.bytes_read = answers.rows_scanned * size + total.bytes;
         Ok(answers)
     }
 
@@ -452,6 +457,12 @@ impl Impacts for Bm25<'_> {
         let tf = count(self.low, self.high, position);
         tf / (tf + self.same + self.longer * f64::from(self.lengths[row as usize]))
     }
+
+    #[inline]
+    fn ask_for(&self, position: usize, row: u32) {
+        prefetch(self.low, position);
+        prefetch(self.lengths, row as usize);
+    }
 }
 
 struct Classic<'a> {
@@ -465,6 +476,12 @@ impl Impacts for Classic<'_> {
     fn at(&self, position: usize, row: u32) -> f64 {
         (count(self.low, self.high, position) / f64::from(self.lengths[row as usize])).sqrt()
     }
+
+    #[inline]
+    fn ask_for(&self, position: usize, row: u32) {
+        prefetch(self.low, position);
+        prefetch(self.lengths, row as usize);
+    }
 }
 
 struct Dot<'a> {
@@ -475,5 +492,10 @@ impl Impacts for Dot<'_> {
     #[inline]
     fn at(&self, position: usize, _row: u32) -> f64 {
         f64::from(self.values[position])
+    }
+
+    #[inline]
+    fn ask_for(&self, position: usize, _row: u32) {
+        prefetch(self.values, position);
     }
 }

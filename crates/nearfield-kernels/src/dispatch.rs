@@ -49,6 +49,9 @@ pub type Code16 = fn(u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) 
 /// See [`Kernels::walk`].
 pub type Walk = fn(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
 
+/// See [`Kernels::raise`].
+pub type Raise = fn(sums: &mut [u8], levels: &[u8], table: &[u8; 16], spread: u32);
+
 /// Dot products of a tile: `values[q * stride + r]`, for `rows` rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Dots<'a> {
@@ -103,6 +106,10 @@ pub struct Kernels {
     pub dot_planes: fn(&[Line], &[Line]) -> i32,
     /// Walks through a graph for one query and leaves the nearest nodes in the walker.
     pub walk: Walk,
+    /// Adds to sums (whole spans of them) what a table says of their levels, up to 255: see [`crate::groups`].
+    pub raise: Raise,
+    /// Appends the places of the sums that are enough.
+    pub reaching: fn(sums: &[u8], enough: u8, found: &mut Vec<u32>),
 }
 
 /// The kernels of every level that this CPU can run, slowest first.

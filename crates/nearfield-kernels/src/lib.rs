@@ -6,9 +6,11 @@
 //! * [`quantize`] turns vectors into 8-bit codes with a provable interval for every score.
 //! * [`project`] and [`guide`] make 4-bit codes of the leading principal directions, which steer walks through a graph.
 //! * [`kmeans`] finds the nearest of many centres, [`pq`] codes the parts of a vector with 4 bits each.
+//! * [`groups`] adds up bounds over groups of rows for keyword search.
 //! * [`walk`] is such a walk, [`topk`] keeps the k-th best bound while a scan runs, [`pages`] asks for memory on large pages.
 
 pub mod dispatch;
+pub mod groups;
 pub mod guide;
 pub mod kmeans;
 pub mod metric;
@@ -25,6 +27,8 @@ pub mod walk;
 mod x86;
 #[cfg(target_arch = "x86_64")]
 mod x86_graph;
+#[cfg(target_arch = "x86_64")]
+mod x86_groups;
 #[cfg(target_arch = "x86_64")]
 mod x86_pq;
 

@@ -26,6 +26,8 @@ pub(crate) static KERNELS: Kernels = Kernels {
     scan_pq: crate::pq::scan,
     dot_planes,
     walk,
+    raise: crate::groups::raise,
+    reaching: crate::groups::reaching,
 };
 
 /// `L` numbers from place `at` on, widened to float64; zeros beyond the end. No closures here: one that is not inlined

@@ -1,4 +1,4 @@
-//! x86-64: AVX2, and AVX-512 with VNNI. With `x86_graph.rs` and `x86_pq.rs` the only SIMD by hand.
+//! x86-64: AVX2, and AVX-512 with VNNI. With the other files of this name the only SIMD by hand.
 
 use std::arch::x86_64::*;
 
@@ -7,7 +7,7 @@ use crate::guide::GuideQuery;
 use crate::pq::Table;
 use crate::sum::Accumulator;
 use crate::walk::{Graph, Reach, Walker};
-use crate::{BLOCK, Factors, GROUP, LINE, Line, Weights, portable, reference, x86_graph, x86_pq};
+use crate::{BLOCK, Factors, GROUP, LINE, Line, Weights, portable, reference, x86_graph, x86_groups, x86_pq};
 
 /// Those this CPU can run, slowest first.
 pub(crate) fn available() -> impl Iterator<Item = &'static Kernels> {
@@ -541,6 +541,8 @@ entries! {
     avx2_tile => avx2::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
     avx2_scan_pq => x86_pq::avx2::scan_pq, (c: &[Line], t: &Table, b: &[f32], s: f32, r: f32, o: &mut Vec<(f32, u32)>);
     avx2_dot_planes => x86_graph::avx2::dot_planes, (row: &[Line], query: &[Line]) -> i32;
+    avx2_raise => x86_groups::raise, (sums: &mut [u8], levels: &[u8], table: &[u8; 16], spread: u32);
+    avx2_reaching => x86_groups::reaching, (sums: &[u8], enough: u8, found: &mut Vec<u32>);
     avx2_walk => x86_graph::avx2::walk, (walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
     avx2_select => avx2::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
     avx512_dot_exact => avx512::dot_exact, (x: &[f32], y: &[f32]) -> f64;
@@ -579,6 +581,8 @@ static AVX2: Kernels = Kernels {
     scan_pq: avx2_scan_pq,
     dot_planes: avx2_dot_planes,
     walk: avx2_walk,
+    raise: avx2_raise,
+    reaching: avx2_reaching,
 };
 
 static AVX512: Kernels = Kernels {
@@ -600,4 +604,6 @@ static AVX512: Kernels = Kernels {
     scan_pq: avx512_scan_pq,
     dot_planes: avx512_dot_planes,
     walk: avx512_walk,
+    raise: avx2_raise,
+    reaching: avx2_reaching,
 };

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import re
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,44 +40,6 @@ QUESTIONS = (
 
 ANSWERED = "How do bats find their way in the dark?"
 
-_WITHOUT_CONTENT = """
-a about after all also am an and any are as at be been before but by can could did do does for from had has have he her
-his how i if in into is it its may me more most my no not of on one or our out over she should so some such than that
-the their them then there these they this those to up was we were what when where which who why will with would you your
-"""
-STOP_WORDS = frozenset(_WITHOUT_CONTENT.split())
-
-
-class Keywords:
-    """Okapi BM25 on word stems: what searching without a model finds."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._counts = [Counter(stems(text)) for text in texts]
-        self._lengths = [sum(counts.values()) for counts in self._counts]
-        self._mean = max(1.0, sum(self._lengths) / max(1, len(texts)))
-        self._holders = Counter(stem for counts in self._counts for stem in counts)
-
-    def best(self, query: str, skip: int | None = None) -> tuple[int, float] | None:
-        """The best text's position and score; None when no text has any of the words."""
-        scores = [self._score(at, set(stems(query))) if at != skip else 0.0 for at in range(len(self._counts))]
-        at = max(range(len(scores)), key=scores.__getitem__, default=0)
-        return (at, scores[at]) if scores and scores[at] > 0 else None
-
-    def _score(self, at: int, words: set[str]) -> float:
-        counts, score = self._counts[at], 0.0
-        for word in words & counts.keys():
-            holders = self._holders[word]
-            rarity = math.log(1 + (len(self._counts) - holders + 0.5) / (holders + 0.5))
-            damping = 1.2 * (0.25 + 0.75 * self._lengths[at] / self._mean)
-            score += rarity * counts[word] * 2.2 / (counts[word] + damping)
-        return score
-
-
-def stems(text: str) -> list[str]:
-    """The words of a text that carry meaning, without their endings: `resting` and `rests` are `rest`."""
-    words = re.findall(r"\w+", re.sub(r"['’]s\b", "", text.lower()))
-    return [re.sub(r"(?<=\w{3})(?:ing|ies|ed|es|s|ly|y|e)$", "", word) for word in words if word not in STOP_WORDS]
-
 
 def run_demo(folder: Path | None, db: Path | None) -> None:
     """Index `folder` (None: the corpus of the repository) and ask it questions; then, in a terminal, let the user ask.
@@ -99,23 +59,22 @@ def run_demo(folder: Path | None, db: Path | None) -> None:
         docs = open_for_text(database, "docs")
         _index(docs, folder)
         records = docs.get()
-        keywords = Keywords([record.document or "" for record in records])
         if corpus is not None and folder.resolve() == corpus.resolve():
             last = ANSWERED
             for question in QUESTIONS:
-                _ask(docs, records, keywords, question, None)
+                _ask(docs, records, question, None)
         else:
             screen.out.print("How some passages begin, and what else is close to them:\n")
             last = ""
             for question, origin in _borrowed(records):
-                _ask(docs, records, keywords, question, origin)
+                _ask(docs, records, question, origin)
                 last = last or question
         if last:
             _answer(docs, last)
         _draw(docs)
         if judged := _beside("judged"):
             _evaluate(judged)
-        _prompt(docs, records, keywords)
+        _prompt(docs, records)
     _farewell(folder, db)
 
 
@@ -137,7 +96,8 @@ def _index(docs: Collection, folder: Path) -> None:
     seconds = time.perf_counter() - started
     what = f"{screen.count(done.passages, 'passage')} of {screen.count(done.files, 'file')}"
     screen.out.print(f"Indexed {what} in {seconds:.1f} s ({done.embedded:,} embedded)\n", markup=False)
-    docs.search("warm", k=1)  # the first search after a start also reads the index; the questions are not timed with it
+    for mode in MODES:  # the first search after a start also makes an index; the questions are not timed with it
+        docs.search("warm", k=1, mode=mode)
 
 
 def _borrowed(records: Sequence[Record]) -> list[tuple[str, int]]:
@@ -153,25 +113,26 @@ def _beginning(text: str) -> str:
     return screen.plain(re.split(r"(?<=[.!?])\s", prose, maxsplit=1)[0], 120)
 
 
-def _ask(docs: Collection, records: Sequence[Record], keywords: Keywords, question: str, origin: int | None) -> None:
-    started = time.perf_counter()
-    hits = docs.search(question, k=1 if origin is None else 2)
-    middle = time.perf_counter()
-    found = keywords.best(question, skip=origin)
-    ended = time.perf_counter()
-    other = [hit for hit in hits if origin is None or hit.id != records[origin].id]
-    left = _cell("by meaning", middle - started, other[0] if other else None, "nothing else is here")
-    by_words = None if found is None else Hit(**records[found[0]].to_dict(), score=found[1], distance=-found[1])
-    right = _cell("by keywords", ended - middle, by_words, "no passage has any of these words")
+def _ask(docs: Collection, records: Sequence[Record], question: str, origin: int | None) -> None:
+    cells = []
+    for how, mode, nothing in (
+        ("by meaning", "dense", "nothing else is here"),
+        ("by keywords", "lexical", "no other passage has any of these words"),
+    ):
+        started = time.perf_counter()
+        hits = docs.search(question, k=1 if origin is None else 2, mode=mode)
+        seconds = time.perf_counter() - started
+        other = [hit for hit in hits if origin is None or hit.id != records[origin].id]
+        cells.append(_cell(how, seconds, other[0] if other else None, nothing))
     wide = screen.out.width >= 70
     table = Table(box=None, show_header=False, pad_edge=False, expand=wide, padding=(0, 3, 0, 0))
     if wide:
         table.add_column(ratio=1)
         table.add_column(ratio=1)
-        table.add_row(left, right)
+        table.add_row(*cells)
     else:
-        table.add_row(left)
-        table.add_row(right)
+        for cell in cells:
+            table.add_row(cell)
     screen.out.print(Text(f"? {screen.plain(question)}", style="bold"))
     screen.out.print(table)
     screen.out.print()
@@ -217,12 +178,12 @@ def _evaluate(folder: Path) -> None:
     screen.out.print("Of your own: nearfield eval FOLDER\n", markup=False)
 
 
-def _prompt(docs: Collection, records: Sequence[Record], keywords: Keywords) -> None:
+def _prompt(docs: Collection, records: Sequence[Record]) -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return
     while question := _line("Ask something yourself (Enter to stop): "):
         screen.out.print()
-        _ask(docs, records, keywords, question, None)
+        _ask(docs, records, question, None)
 
 
 def _line(prompt: str) -> str:

@@ -43,6 +43,8 @@ def read_csv(name: str, id: str, text: str, known: dict[str, Any], *, delimiter:
     first = text.partition("\n")[0]
     separator = delimiter or max(",;\t|", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    # A cell may be a whole document. The limit is the process's own: it is only ever raised, and harms nobody then.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     try:
         names = [field.strip() for field in next(reader, [])]
         if not text.strip():
