@@ -246,21 +246,30 @@ impl Hnsw {
         linked.sort_unstable();
         let row = |row: &u32| flat.vectors.row(*row as usize);
         let queries: Vec<f32> = asked.iter().flat_map(row).copied().collect();
+        let most = DEPTHS[DEPTHS.len() - 1];
+        let request = Request { threads, ..Request::new(&queries, most) };
+        let truth = flat.search_listed(Some(&linked), &request).expect("nothing interrupts it");
+        let truth = (&truth.ids[..], &truth.scores[..], most);
         let mut widths = [[0; TARGETS.len()]; DEPTHS.len()];
         for (&k, widths) in DEPTHS.iter().zip(&mut widths) {
-            let request = Request { threads, ..Request::new(&queries, k) };
-            let truth = flat.search_listed(Some(&linked), &request).expect("nothing interrupts it");
-            let truth = (&truth.ids[..], &truth.scores[..], k);
+            // Many answers a query tell as much with fewer queries.
+            let asked = asked.len().div_ceil(if k > DEPTHS[0] { 4 } else { 1 });
+            let queries = &queries[..asked * flat.dimension];
             let mut reached = 0;
-            let mut width = k.max(8);
+            let (mut width, mut before) = (k.max(8), (0.0, 0.0));
             let widest = widest(nodes, k);
             while reached < TARGETS.len() {
-                let recall = self.reached(graph, &queries, truth, (k.min(nodes), width), threads);
+                let recall = self.reached(graph, queries, truth, (k.min(nodes), width), threads);
                 while reached < TARGETS.len() && (recall >= TARGETS[reached] || width >= widest) {
-                    widths[reached] = if recall >= TARGETS[reached] { width } else { nodes } as u32;
+                    // Recall rises ever more slowly, so between two widths it is above the line from one to the other.
+                    let share = (TARGETS[reached] - before.1) / (recall - before.1);
+                    let between = before.0 + share.max(0.0) * (width as f64 - before.0);
+                    let sufficient = if before.0 == 0.0 { width } else { (between.ceil() as usize).min(width) };
+                    widths[reached] = if recall >= TARGETS[reached] { sufficient } else { nodes } as u32;
                     reached += 1;
                 }
-                width = (width + width.div_ceil(8)).min(nodes);
+                before = (width as f64, recall);
+                width = (width + width.div_ceil(4)).min(nodes);
             }
         }
         widths
