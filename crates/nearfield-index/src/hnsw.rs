@@ -106,18 +106,14 @@ struct Plan<'a> {
     k: usize,
 }
 
-/// Candidates of a walk of this width that get a second look, for `k` answers. Halves of codes order them worse.
-fn looked_at(planes: Planes, k: usize, width: usize) -> usize {
-    let enough = match planes {
-        Planes::Two => (k + k / 2 + 8).max(23),
-        Planes::Four => 3 * k + width / 4,
-    };
-    width.min(enough).max(k)
+/// Candidates of a walk of this width that may get a second look, for `k` answers.
+fn looked_at(k: usize, width: usize) -> usize {
+    (4 * width).min(8 * k + width / 4).max(k)
 }
 
 /// How far behind the k-th a candidate is still read in full, in units of the guide keys' usual error.
 fn margin(width: usize) -> f32 {
-    (0.9 + width as f32 / 256.0).min(2.5)
+    (0.9 + width as f32 / 256.0).min(4.0)
 }
 
 /// A pool of so many nodes costs more than reading all codes: what it does not reach is left to the scan.
@@ -288,7 +284,7 @@ impl Hnsw {
         let flat = &self.flat;
         let (found, squares) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let reach = adaptive(flat.metric, width, k);
-        let wanted = looked_at(graph.guide.planes, k, width);
+        let wanted = looked_at(k, width);
         let plan = Plan { reach, wanted, margin: margin(width), allowed: None, beside: &[], k };
         let jobs = queries.chunks(flat.dimension).zip(ids.chunks(step)).zip(scores.chunks(step));
         each_job(threads, jobs, Bench::default, |bench, ((query, ids), scores)| {
@@ -331,11 +327,13 @@ impl Hnsw {
         bench.nearest.clear();
         bench.nearest.extend(walker.keyed().filter(|(_, node)| answerable(node)).take(plan.wanted));
         // Where the pool holds rows that may not be answered, there must be as many others in it as usual.
-        let least = if plan.reach.slack > 0.0 && plan.allowed.is_none() { plan.k } else { plan.wanted };
+        let least = match plan.allowed {
+            None => plan.k,
+            Some(_) => plan.wanted.min(plan.k + plan.k / 2 + 8),
+        };
         let starved = bench.nearest.len() < least;
-        let mut work =
-            Work { starved, scored: walker.scored, hops: walker.hops, looked: bench.nearest.len(), ..Work::default() };
-        self.sharpen(kernels, graph, plan, bench);
+        let mut work = Work { starved, scored: walker.scored, hops: walker.hops, ..Work::default() };
+        work.looked = self.sharpen(kernels, graph, plan, bench);
         let full = Full { metric: flat.metric, vectors: &flat.vectors, norms: &flat.norms };
         let found: Vec<u32> = bench.nearest.iter().map(|(_, node)| graph.rows[*node as usize]).collect();
         let beside = (!plan.beside.is_empty()).then(|| {
@@ -348,25 +346,31 @@ impl Hnsw {
         (best, work)
     }
 
-    /// Puts the nodes a walk has found in a better order, where there are lower halves of their codes to tell, and leaves
-    /// those that are likely to be among the nearest k.
-    fn sharpen(&self, kernels: &Kernels, graph: &Graph, plan: &Plan, bench: &mut Bench) {
+    /// Leaves those of the nodes a walk has found that are likely to be among the nearest k, by all that is known of them.
+    fn sharpen(&self, kernels: &Kernels, graph: &Graph, plan: &Plan, bench: &mut Bench) -> usize {
         let (guide, query) = (&graph.guide, &bench.guide.query);
-        bench.nearest.truncate(plan.wanted);
-        if guide.planes == Planes::Four {
+        // Where keys are no distances, nobody knows what they may be off by.
+        let otherwise = plan.k + plan.k / 2 + 8;
+        let likely = |nearest: &[(f32, u32)], error: f32, otherwise: usize| {
+            let Some(&(kth, _)) = nearest.get(plan.k - 1) else { return nearest.len() };
+            let most = kth + plan.margin * error * ((2.0 * kth + query.square).max(0.0) * query.square).sqrt();
+            match most.is_finite() {
+                true => nearest.partition_point(|(key, _)| *key <= most),
+                false => otherwise,
+            }
+        };
+        let halves = guide.planes == Planes::Four;
+        bench.nearest.truncate(likely(&bench.nearest, guide.errors[0], otherwise * if halves { 3 } else { 1 }));
+        let looked = bench.nearest.len();
+        if halves {
             for (_, node) in &bench.nearest {
                 (0..guide.lines).for_each(|line| prefetch(&graph.codes.fine, *node as usize * guide.lines + line));
             }
             guide.fine_keys(kernels, &graph.codes, &mut bench.nearest, query);
             bench.nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            bench.nearest.truncate(likely(&bench.nearest, guide.errors[1], otherwise));
         }
-        let Some(&(kth, _)) = bench.nearest.get(plan.k - 1) else { return };
-        let most = kth + plan.margin * guide.error * ((2.0 * kth + query.square).max(0.0) * query.square).sqrt();
-        let likely = match most.is_finite() {
-            true => bench.nearest.partition_point(|(key, _)| *key <= most),
-            false => plan.k + plan.k / 2 + 8, // keys are no distances
-        };
-        bench.nearest.truncate(likely);
+        looked
     }
 
     /// Candidates among the rows that are not in the graph.
@@ -423,7 +427,7 @@ impl Hnsw {
             return flat.search_allowed(allowed.as_ref(), request);
         }
         let shallow = self.width(graph, k, recall);
-        let wanted = looked_at(graph.guide.planes, k, shallow).min(inside);
+        let wanted = looked_at(k, shallow).min(inside);
         let plan = Plan { reach, wanted, margin: margin(shallow), allowed: allowed.as_ref(), beside: &beside, k };
         self.walks(graph, request, &plan)
     }

@@ -64,9 +64,9 @@ impl Hnsw {
     }
 
     fn write_graph(&self, graph: &Graph, file: &mut Writer) -> Result<()> {
-        let Guide { frame, projection, scale, bias, error, .. } = &graph.guide;
+        let Guide { frame, projection, scale, bias, errors: [coarse, fine], .. } = &graph.guide;
         file.section(b"centre  ", frame.centre().len(), frame.centre().iter().copied(), f32::to_le_bytes)?;
-        let units = [frame.sigma(), f64::from(*scale), f64::from(*bias), f64::from(*error)];
+        let units = [frame.sigma(), f64::from(*scale), f64::from(*bias), f64::from(*coarse), f64::from(*fine)];
         file.section(b"units   ", units.len(), units.into_iter(), f64::to_le_bytes)?;
         file.section(b"turns   ", projection.codes.len(), projection.codes.iter(), |line| line.0)?;
         file.section(b"lengths ", projection.scales.len(), projection.scales.iter().copied(), f32::to_le_bytes)?;
@@ -123,13 +123,13 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
         return Err(wrong(file));
     }
     let centre = file.section(b"centre  ", dimension, f32::from_le_bytes)?;
-    let units = file.section(b"units   ", if is_old { 3 } else { 4 }, f64::from_le_bytes)?;
+    let units = file.section(b"units   ", if is_old { 3 } else { 5 }, f64::from_le_bytes)?;
     let codes = file.section(b"turns   ", outputs * long, Line)?;
     let scales = file.section(b"lengths ", outputs, f32::from_le_bytes)?;
     let projection = Projection { inputs: dimension, outputs, codes, scales };
-    let error = units.get(3).map_or(2.0, |error| *error as f32); // above any: all candidates are read
+    let errors = [3, 4].map(|i| units.get(i).map_or(2.0, |error| *error as f32)); // above any: all candidates are read
     let frame = Frame::from_parts(flat.metric, centre, units[0]);
-    let guide = Guide { lines, planes, frame, projection, scale: units[1] as f32, bias: units[2] as f32, error };
+    let guide = Guide { lines, planes, frame, projection, scale: units[1] as f32, bias: units[2] as f32, errors };
     let mut widths = Widths::default();
     let read = file.section(b"widths  ", widths.as_flattened().len(), u32::from_le_bytes)?;
     widths.as_flattened_mut().copy_from_slice(&read);

@@ -3,8 +3,8 @@
 //! Costs are counted in nanoseconds of one core of a server of 2020. What matters is where they cross, and there a mistake
 //! costs little. They depend on counts alone, so the same request is answered the same way everywhere.
 
-/// A step of a walk.
-const HOP: f64 = 500.0;
+/// A walk, for each node of its width: a little over half of them are expanded.
+const HOP: f64 = 250.0;
 
 /// A row of a scan, and each of its dimensions: for one query, and for each of many, which share the reading.
 const SCAN_ONE: (f64, f64) = (3.0, 0.025);

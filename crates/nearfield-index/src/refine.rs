@@ -11,7 +11,7 @@ use crate::vectors::Vectors;
 /// Vectors asked for ahead of the one that is read: after a scan, which soon comes to an end, and after a walk, all of
 /// whose finds are read.
 const AHEAD: usize = 2;
-const AHEAD_OF_WALKED: usize = 10;
+const AHEAD_OF_WALKED: usize = 32;
 
 /// Vectors in full, and their norms (cosine only).
 pub(crate) struct Full<'a> {

@@ -97,8 +97,9 @@ pub struct Guide {
     pub scale: f32,
     /// What the stored bias of a row is multiplied by.
     pub bias: f32,
-    /// Usual error of a key by whole codes, in units of the product of the query's norm and its distance to the row.
-    pub error: f32,
+    /// Usual errors of keys by what walks read and by whole codes, in units of the product of the query's norm and its
+    /// distance to the row.
+    pub errors: [f32; 2],
 }
 
 /// A query, ready to be compared with guide codes.
@@ -225,8 +226,11 @@ impl Guide {
         let scale = (step * 2.0 / 65_535.0).max(f32::MIN_POSITIVE);
         let bias = (largest(|source| source.bias) / 65_535.0).max(f32::MIN_POSITIVE);
         // What a code misses of a row points anywhere among its directions.
-        let error = ((1.0 - kept * (1.0 - Planes::Two.missed())) / projection.outputs as f32).sqrt();
-        (Self { lines, planes, frame: frame.clone(), projection, scale, bias, error }, kept)
+        let error = |missed: f32| ((1.0 - kept * (1.0 - missed)) / projection.outputs as f32).sqrt();
+        // An upper half is off by more where it is far from its row, which four levels leave often.
+        let coarse = error(planes.missed()) * if planes == Planes::Four { 1.6 } else { 1.0 };
+        let errors = [coarse, error(Planes::Two.missed())];
+        (Self { lines, planes, frame: frame.clone(), projection, scale, bias, errors }, kept)
     }
 
     /// Room for the codes of so many rows.
