@@ -32,7 +32,18 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         "fuse",
         "rerank",
         frozenset(
-            {"store", "catalog", "compaction", "maintenance", "schema", "segments", "transaction", "verify", "backup"}
+            {
+                "store",
+                "catalog",
+                "compaction",
+                "maintenance",
+                "schema",
+                "segments",
+                "transaction",
+                "verify",
+                "wal",
+                "backup",
+            }
         ),
     ],
     "face": [

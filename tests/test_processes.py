@@ -461,3 +461,103 @@ def test_a_dropped_collection_is_gone_for_every_handle(tmp_path: Path) -> None:
             with pytest.raises(NotFound, match="was dropped"):
                 use()
         assert one.collections() == []
+
+
+LAST = """
+import sys
+import nearfield as nf
+with nf.open(sys.argv[1]) as db:
+    print(db.collection("c", embedder=None).count())
+"""
+
+
+def test_a_second_handle_takes_the_locks_of_the_first_and_another_process_its_writes(tmp_path: Path) -> None:
+    """Locks of a file end when any descriptor of it is closed, whoever in the process opened it. SQLite without them
+    lets the next process that closes the database remove the WAL, which is in use here.
+    """
+
+    def seen_by_another() -> int:
+        command = [sys.executable, "-c", LAST, str(tmp_path / "x.nf")]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        collection.add(ids="1", embeddings=np.ones(4))
+        second = nf.open(tmp_path / "x.nf")
+        db.snapshot("s")
+        db.backup(tmp_path / "b.nf")
+        nf.open(tmp_path / "x.nf", snapshot="s").close()
+        assert db.verify() == []
+        assert seen_by_another() == 1
+        collection.add(ids="2", embeddings=np.ones(4))
+        assert seen_by_another() == 2
+        second.close()
+        assert seen_by_another() == 2
+        collection.add(ids="3", embeddings=np.ones(4))
+        assert seen_by_another() == 3
+
+
+LEFT_OPEN = """
+import sys, threading, weakref
+import numpy as np
+import nearfield as nf
+
+def made(name):
+    path = None if name is None else sys.argv[1] + "/" + name
+    db = nf.open(path)
+    collection = db.collection("c", embedder=None)
+    collection.add([f"text {i}" for i in range(50)], embeddings=np.random.rand(50, 4), metadatas=[{"n": 1}] * 50)
+    collection.search([1, 2, 3, 4], where={"n": 1})
+    collection.search([1, 2, 3, 4])
+    return db, collection
+
+class Owner:
+    def __init__(self, name):
+        self.db, self.collection = made(name)
+        self.me = self
+    def __del__(self):
+        try:
+            self.collection.count()
+        except BaseException:
+            pass
+
+kept_global = made("global"), made(None)
+sys.kept_elsewhere = made("sys")
+np.kept_in_numpy = Owner("numpy")
+nf.kept_in_nearfield = Owner("nearfield")
+cycle = Owner("cycle")
+del cycle
+scan = kept_global[0][1].scan(batch=7)
+next(scan)
+view = kept_global[0][0]._store.reading()
+view.__enter__()
+
+def busy(name):
+    db, collection = made(name)
+    ready.release()
+    while True:
+        collection.search(np.random.rand(30, 4), k=20)
+        collection.add(embeddings=np.random.rand(2, 4))
+
+ready = threading.Semaphore(0)
+for name in ("busy 1", "busy 2", None):
+    threading.Thread(target=busy, args=(name,), daemon=True).start()
+    ready.acquire()
+try:
+    made("half").nothing
+except AttributeError as error:
+    kept_error = error
+sys.exit(3)
+"""
+
+
+def test_handles_that_are_left_open_make_noise_at_the_end_of_the_interpreter(tmp_path: Path) -> None:
+    for turn in range(3):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        command = [sys.executable, "-X", "dev", "-W", "error", "-c", LEFT_OPEN, str(folder)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (run.stderr, run.stdout, run.returncode) == ("", "", 3)
+        for path in folder.iterdir():
+            with nf.open(path) as db:
+                assert db.verify() == []

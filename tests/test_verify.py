@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 import nearfield as nf
 from databases import filled, intact, snapshot, vectors
-from nearfield import live, transaction
+from nearfield import live, transaction, wal
 from nearfield.errors import Corrupt, NearfieldError, NotFound
 
 
@@ -233,37 +234,103 @@ def test_an_index_that_points_to_another_record_is_not_followed(rich: Path) -> N
             db.collection("c", embedder=None).get("77")
 
 
-def test_a_flipped_bit_in_the_wal_leaves_a_state_that_was(tmp_path: Path) -> None:
-    """SQLite has checksums there: it reads as far as they are right."""
+def test_a_flipped_bit_in_the_wal_is_told_and_leaves_a_state_that_was(tmp_path: Path) -> None:
+    """SQLite has checksums there: it reads as far as they are right, and says nothing of what is behind."""
     states: list[Any] = []
+    log = tmp_path / "x.nf" / "catalog.sqlite-wal"
+    ends = []
     with nf.open(tmp_path / "x.nf") as db:
         collection = db.collection("c", embedder=None)
         for i in range(20):
             collection.add(f"text {i}", ids=str(i), embeddings=vectors(1, i))
             states.append([record.to_dict() for record in collection.get(include=["documents", "embeddings"])])
+            ends.append(log.stat().st_size)
         for suffix in ("", "-wal"):  # as if the machine had failed here
             shutil.copy(tmp_path / "x.nf" / f"catalog.sqlite{suffix}", tmp_path / f"catalog.sqlite{suffix}")
         shutil.copytree(tmp_path / "x.nf" / "vectors", tmp_path / "vectors")
-    size = (tmp_path / "catalog.sqlite-wal").stat().st_size
     lost = 0
-    for turn, bit in enumerate(random.Random(3).sample(range(8 * 20_000, 8 * size), 12)):
+    bits = random.Random(3).sample(range(8 * 20_000, 8 * ends[-2]), 12)
+    for turn, bit in enumerate([5, 130, 8 * 30, *bits]):  # of the header too
         path = tmp_path / f"{turn}.nf"
         shutil.copytree(tmp_path / "vectors", path / "vectors")
         for suffix in ("", "-wal"):
             shutil.copy(tmp_path / f"catalog.sqlite{suffix}", path)
         flip(path / "catalog.sqlite-wal", bit)
-        try:
-            db = nf.open(path)
-        except Corrupt:  # the tables themselves were not merged yet
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                db = nf.open(path)
+            except Corrupt:  # the tables themselves were not merged yet
+                db = None
+        assert "changes behind the damage are lost" in str(told[0].message), bit
+        if db is None:
             lost += 1
             continue
         with db:
             collection = db.collection("c", embedder=None)
             found = [record.to_dict() for record in collection.get(include=["documents", "embeddings"])]
-            assert found in [[], *states]
+            assert found in [[], *states[:-1]]
+            lost += 1
+            assert {finding.file.name for finding in db.verify()} >= {"catalog.sqlite-damaged-wal"}
+            collection.add(ids="new", embeddings=vectors(1))
+        with nf.open(path) as db:  # it is told until someone says that he knows
+            assert [finding.file.name for finding in db.verify()] == ["catalog.sqlite-damaged-wal"]
+            assert [finding.repairable for finding in db.repair()] == [False]
+            assert db.repair(discard=True) == []
             assert db.verify() == []
-            lost += found != states[-1]
-    assert lost
+    assert lost == 15
+
+
+def test_a_flipped_bit_in_the_last_change_of_the_wal_cannot_be_told(tmp_path: Path) -> None:
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        for i in range(5):
+            collection.add(ids=str(i), embeddings=vectors(1, i))
+        copy = tmp_path / "copy.nf"
+        shutil.copytree(tmp_path / "x.nf", copy, ignore=shutil.ignore_patterns("*-shm"))
+    log = copy / "catalog.sqlite-wal"
+    flip(log, 8 * (log.stat().st_size - 100))
+    with nf.open(copy) as db:
+        assert db.verify() == []
+        assert [record.id for record in db.collection("c", embedder=None).get()] == ["0", "1", "2", "3"]
+
+
+def test_a_wal_that_is_damaged_while_it_is_in_use_is_named(tmp_path: Path) -> None:
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        for i in range(9):
+            collection.add(ids=str(i), embeddings=vectors(1, i))
+        assert db.verify() == []
+        log = tmp_path / "x.nf" / "catalog.sqlite-wal"
+        with log.open("rb+") as file:
+            file.seek(log.stat().st_size // 2)
+            byte = file.read(1)[0]
+            file.seek(-1, 1)
+            file.write(bytes([byte ^ 4]))
+        assert "catalog.sqlite-wal" in {finding.file.name for finding in db.verify()}
+
+
+def test_a_wal_that_others_write_looks_damaged(tmp_path: Path) -> None:
+    """It is opened and read while it is written, and begins anew now and then."""
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            collection.upsert("x" * 5000, ids="1", embeddings=vectors(1))
+
+    with nf.open(tmp_path / "x.nf", durability="relaxed") as db:
+        collection = db.collection("c", embedder=None)
+        db._store._writer.execute("PRAGMA wal_autocheckpoint = 20")  # type: ignore[union-attr]
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for _ in range(300):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    wal.tell(tmp_path / "x.nf", keep=True)
+        finally:
+            stop.set()
+            writer.join()
 
 
 def test_repair_gives_back_what_a_crash_left(rich: Path) -> None:

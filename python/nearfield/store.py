@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 import time
 import weakref
@@ -17,13 +18,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from nearfield import schema, segments
+from nearfield import schema, segments, wal
 from nearfield.errors import Closed, Corrupt, InvalidInput, Locked, NotADatabase, ReadOnly
 from nearfield.maintenance import MaintenanceLock
 from nearfield.schema import CATALOG, Durability, translated
 from nearfield.transaction import Generation, State, Transaction
 
-_MAGIC = b"SQLite format 3\0"
+_PAGE = 512  # bytes that the smallest SQLite file has
 _REST = 30.0  # seconds between the starts of two threads in the background
 _IDLE = 16  # connections that are kept for the next reader
 
@@ -239,8 +240,9 @@ class Store:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()  # it finds the store closed
 
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At the end of the interpreter modules are half gone, and nothing is lost: SQLite closes its files by itself.
+        if not getattr(self, "_closed", True) and not finalizing():
             self.close()
 
     # -- connections ------------------------------------------------------------------------------------------------
@@ -327,16 +329,19 @@ class Store:
                     f"{path} is a folder with other things in it and no {CATALOG}; choose a new or an empty folder"
                 )
             _make_folders(path)
-        elif (head := _head(catalog)) and head != _MAGIC:
-            raise NotADatabase(
-                f"{catalog} is not a SQLite file: something else, or damaged; choose another folder, or restore it"
-            )
+        elif 0 < catalog.stat().st_size < _PAGE:  # SQLite would take it for an empty one, and write over it
+            raise _no_database(catalog)
         elif not self._frozen and not (os.access(path, os.W_OK) and os.access(catalog, os.W_OK)):
             self._mode = "ro"
+        if not self._frozen:
+            wal.tell(path, keep=not self.read_only)
+        # SQLite alone opens the catalog: whoever closes it takes away the locks that this process has on it.
         try:
             self._prepare(path)
-        except BaseException:
+        except BaseException as error:
             self._disconnect()
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+                raise _no_database(catalog) from error
             raise
 
     def _prepare(self, path: Path) -> None:
@@ -365,9 +370,10 @@ class Store:
             schema.create(connection, path)
 
 
-def _head(catalog: Path) -> bytes:
-    with catalog.open("rb") as file:
-        return file.read(len(_MAGIC))
+def _no_database(catalog: Path) -> NotADatabase:
+    return NotADatabase(
+        f"{catalog} is not a SQLite file: something else, or damaged; choose another folder, or restore it"
+    )
 
 
 def _make_folders(path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nearfield import _native, compaction, schema
+from nearfield import _native, compaction, schema, wal
 from nearfield.catalog import HIDDEN, State, generation_checksum
 from nearfield.errors import Corrupt, Locked, NearfieldError
 from nearfield.schema import CATALOG, translated
@@ -34,7 +34,8 @@ def repair(store: Store, *, discard: bool = False) -> list[Finding]:
     """Mend what can be mended; returns what `verify` then still finds.
 
     Args:
-        discard: remove records that are damaged, or whose vector is: the rest can be searched again.
+        discard: remove records that are damaged, or whose vector is: the rest can be searched again. Remove what was
+            kept of a damaged WAL.
 
     Raises:
         ReadOnly: the folder cannot be written. Locked: another process is maintaining the database.
@@ -55,6 +56,8 @@ def repair(store: Store, *, discard: bool = False) -> list[Finding]:
                     transaction.forget_file(finding.file)
         if discard:
             _discard(store, findings)
+            if store.path is not None:
+                (store.path / wal.DAMAGED).unlink(missing_ok=True)
         compaction.sweep(store)
         compaction.give_back(store)
         return verify(store)
@@ -62,6 +65,8 @@ def repair(store: Store, *, discard: bool = False) -> list[Finding]:
 
 def _findings(store: Store, transaction: Transaction) -> Iterator[Finding]:
     catalog = (store.path or Path()) / CATALOG
+    if store.path is not None:
+        yield from (Finding(file, problem, False) for file, problem in wal.problems(store.path))
     try:
         for problem in transaction.problems():
             # What is wrong with an index of SQLite's is mended from its table; what is wrong with a table is not.

@@ -9,6 +9,7 @@
 //! * [`columns`] answers filters on metadata with sets of rows; [`filter`] says what a filter is.
 //! * `vectors.rs` keeps rows in full: in memory, or in files that `mapped.rs` lets the system read when they are looked at.
 //! * [`record`] has what the catalog keeps of records: metadata as JSON, checksums.
+//! * [`wal`] looks whether SQLite will read its log to the end.
 //! * [`ids`] maps the numbers users give to rows, [`pool`] runs the work, [`codec`] writes and reads files.
 
 mod allow;
@@ -45,6 +46,7 @@ mod sparse_file;
 pub mod text;
 mod values;
 mod vectors;
+pub mod wal;
 mod walk;
 
 pub use allow::Allow;

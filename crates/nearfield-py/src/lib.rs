@@ -7,7 +7,7 @@ mod sparse;
 
 use std::path::PathBuf;
 
-use nearfield_index::{Error, codec, dispatch, kernels, pool};
+use nearfield_index::{Error, codec, dispatch, kernels, pool, wal};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -51,6 +51,13 @@ fn default_threads() -> usize {
     pool::default_threads()
 }
 
+/// Where a write-ahead log of SQLite is broken: the first frame that is not read, and the commits behind it.
+#[pyfunction]
+fn broken_log(py: Python<'_>, path: PathBuf) -> PyResult<Option<(usize, usize)>> {
+    let found = py.detach(|| std::fs::read(path).map(|log| wal::broken(&log)))?;
+    Ok(found.map(|found| (found.frame, found.commits)))
+}
+
 /// Checks every checksum of an index file, of whatever kind.
 #[pyfunction]
 fn check_file(py: Python<'_>, path: PathBuf) -> PyResult<()> {
@@ -71,6 +78,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(record::first_damaged, module)?)?;
     module.add_function(wrap_pyfunction!(record::crc32, module)?)?;
     module.add_function(wrap_pyfunction!(record::first_not_finite, module)?)?;
+    module.add_function(wrap_pyfunction!(broken_log, module)?)?;
     module.add_function(wrap_pyfunction!(check_file, module)?)?;
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
     module.add_function(wrap_pyfunction!(default_threads, module)?)
