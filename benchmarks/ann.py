@@ -211,7 +211,8 @@ def main() -> None:
     for k in options.k:
         result["k"][str(k)] = measure(children, k, options)
         for name in result["k"][str(k)]:
-            indexes[name]["bytes_a_vector"] = round(children[name].ask("memory") / prepared.about["rows"])
+            for kind, held in children[name].ask("memory").items():
+                indexes[name][f"{kind}_bytes_a_vector"] = round(max(held, 0) / prepared.about["rows"])
         result["load_after"] = machine.load()
         output.write_text(json.dumps(result, indent=1) + "\n")  # a later k may take long
     for child in children.values():

@@ -61,4 +61,20 @@ def test_a_collection_and_wrong_calls(
     assert run(monkeypatch, capfd, *where, "--kind", "magic")[0] == 2
     assert run(monkeypatch, capfd, "no.npy")[0] == 1
     (tmp_path / "bad.npy").write_text("no")
-    assert run(monkeypatch, capfd, "bad.npy")[0] == 1
+    np.savez("several.npz", train=rows)
+    for name in ("bad.npy", "several.npz", "."):
+        code, _, err = run(monkeypatch, capfd, name)
+        assert code == 1, name
+        assert f"{name} " in err
+        assert "pickle" not in err
+    assert run(monkeypatch, capfd, "several.npz", "--recall", 95)[0] == 2, "a wrong recall is said before the work"
+
+
+def test_of_equal_vectors_any_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Found by their ids, the answers would be wrong: the kinds choose other copies."""
+    np.save(tmp_path / "v.npy", np.ones((3000, 8), np.float32))
+    code, out, _ = run(monkeypatch, capfd, tmp_path / "v.npy", "--kind", "hnsw", "--queries", 20, "--json")
+    assert code == 0
+    assert {line["recall"] for line in json.loads(out)["results"]} == {1.0}

@@ -40,10 +40,10 @@ def build(pipe: Connection, name: str, data: Prepared, path: Path, threads: int)
 
 
 def serve(pipe: Connection, name: str, data: Prepared, path: Path, threads: int) -> None:
-    """Load, then answer ("sweep", k, seconds), ("round", mode) and ("counters",) until the pipe closes."""
+    """Load, then answer ("sweep", k, seconds), ("round", mode), ("counters",) and ("memory",) until the pipe closes."""
     try:
         peer = make(name, data.about["dimension"], data.about["metric"], threads)
-        before = resident()
+        before = memory()
         started = time.perf_counter()
         peer.load(path, data.about["rows"])
         server = Server(peer, data, threads)
@@ -53,9 +53,17 @@ def serve(pipe: Connection, name: str, data: Prepared, path: Path, threads: int)
                 verb, *arguments = pipe.recv()
             except EOFError:
                 return
-            pipe.send(resident() - before if verb == "memory" else getattr(server, verb)(*arguments))
+            if verb == "memory":
+                pipe.send({kind: held - before[kind] for kind, held in memory().items()})
+            else:
+                pipe.send(getattr(server, verb)(*arguments))
     except Exception as error:  # as above
         pipe.send(f"{type(error).__name__}: {error}".removeprefix("Unfit: "))
+
+
+def memory() -> dict[str, int]:
+    """Bytes of this process: those that it cannot give back, and pages of files that it has mapped and read."""
+    return {"held": resident("RssAnon", "RssShmem"), "mapped": resident("RssFile")}
 
 
 class Server:

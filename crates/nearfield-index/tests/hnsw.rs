@@ -1,56 +1,21 @@
 //! The graph index against the exact one: recall, the same graph for any number of threads, changing rows, odd data.
 #![allow(missing_docs)]
 
+mod common;
+
 use std::collections::HashSet;
-use std::path::PathBuf;
 
+use common::{file, recall};
 use nearfield_index::{Allow, Answers, Flat, Hnsw, Metric, Request};
-
-/// Repeatable numbers (SplitMix64), in [-1, 1).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-}
 
 const DIMENSION: usize = 48;
 
-/// Rows around 60 centres, their variance falling from axis to axis.
 fn clustered(seed: u64, count: usize) -> Vec<f32> {
-    let spread = |j: usize| 1.0 / (1.0 + j as f32).sqrt();
-    let mut fixed = Random(99);
-    let centres: Vec<f32> = (0..60 * DIMENSION).map(|i| fixed.float() * spread(i % DIMENSION)).collect();
-    let mut random = Random(seed);
-    let mut rows = Vec::new();
-    for _ in 0..count {
-        let centre = (random.next() % 60) as usize;
-        let row = &centres[centre * DIMENSION..(centre + 1) * DIMENSION];
-        rows.extend(row.iter().enumerate().map(|(j, c)| c + 0.7 * random.float() * spread(j)));
-    }
-    rows
+    common::clustered(DIMENSION, seed, count)
 }
 
 fn request(queries: &[f32], k: usize) -> Request<'_> {
     Request { threads: 2, ..Request::new(queries, k) }
-}
-
-fn recall(got: &Answers, truth: &Answers, k: usize) -> f64 {
-    let mut found = 0;
-    for (got, truth) in got.ids.chunks(k).zip(truth.ids.chunks(k)) {
-        let truth: HashSet<i64> = truth.iter().copied().collect();
-        found += got.iter().filter(|id| truth.contains(id)).count();
-    }
-    found as f64 / truth.ids.len() as f64
 }
 
 fn both(metric: Metric, rows: &[f32]) -> (Hnsw, Flat) {
@@ -79,7 +44,7 @@ fn recall_reaches_what_was_asked_for_on_every_metric() {
                     all.rows_scanned += one.rows_scanned;
                     all.ids.extend(one.ids);
                 }
-                let got = recall(&all, &truth, k);
+                let got = recall(&all.ids, &truth.ids, k);
                 assert!(got >= target - least, "{metric:?} {k}: {got} of {target}");
                 scanned.push(all.rows_scanned);
             }
@@ -105,10 +70,6 @@ fn scores_are_the_exact_ones() {
             assert!(got.scores.windows(2).all(|pair| pair[0] >= pair[1]));
         }
     }
-}
-
-fn file(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("nearfield-{name}-{}.nfi", std::process::id()))
 }
 
 fn bytes(index: &Hnsw, name: &str) -> Vec<u8> {
@@ -196,7 +157,7 @@ fn fresh_rows_are_found_and_removed_rows_are_not() {
         for query in queries.chunks(DIMENSION) {
             all.ids.extend(index.search(&Request { recall: Some(0.95), ..request(query, 10) }).unwrap().ids);
         }
-        assert!(recall(&all, &truth, 10) >= 0.93);
+        assert!(recall(&all.ids, &truth.ids, 10) >= 0.93);
     }
 }
 
@@ -219,7 +180,7 @@ fn a_filter_never_costs_answers() {
                 assert!(got.ids[wanted..].iter().all(|id| *id == -1));
                 all.ids.extend(got.ids);
             }
-            let got = recall(&all, &truth, 10);
+            let got = recall(&all.ids, &truth.ids, 10);
             assert!(got >= 0.93, "{metric:?}, {} allowed: {got}", allow.len());
         }
     }

@@ -2,57 +2,22 @@
 //! odd data.
 #![allow(missing_docs)]
 
+mod common;
+
 use std::collections::HashSet;
-use std::path::PathBuf;
 
+use common::{file, recall};
 use nearfield_index::{Allow, Answers, Kind, Metric, Request, kind};
-
-/// Repeatable numbers (SplitMix64), in [-1, 1).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-}
 
 const DIMENSION: usize = 40;
 const KINDS: [&str; 3] = ["ivf", "ivf_pq", "lsh"];
 
-/// Rows around 60 centres, their variance falling from axis to axis.
 fn clustered(seed: u64, count: usize) -> Vec<f32> {
-    let spread = |j: usize| 1.0 / (1.0 + j as f32).sqrt();
-    let mut fixed = Random(99);
-    let centres: Vec<f32> = (0..60 * DIMENSION).map(|i| fixed.float() * spread(i % DIMENSION)).collect();
-    let mut random = Random(seed);
-    let mut rows = Vec::new();
-    for _ in 0..count {
-        let centre = (random.next() % 60) as usize;
-        let row = &centres[centre * DIMENSION..(centre + 1) * DIMENSION];
-        rows.extend(row.iter().enumerate().map(|(j, c)| c + 0.7 * random.float() * spread(j)));
-    }
-    rows
+    common::clustered(DIMENSION, seed, count)
 }
 
 fn request(queries: &[f32], k: usize, recall: f64) -> Request<'_> {
     Request { threads: 2, recall: Some(recall), ..Request::new(queries, k) }
-}
-
-fn recall(got: &[i64], truth: &[i64], k: usize) -> f64 {
-    let mut found = 0;
-    for (got, truth) in got.chunks(k).zip(truth.chunks(k)) {
-        let truth: HashSet<i64> = truth.iter().copied().filter(|id| *id >= 0).collect();
-        found += got.iter().filter(|id| truth.contains(id)).count();
-    }
-    found as f64 / truth.iter().filter(|id| **id >= 0).count().max(1) as f64
 }
 
 fn made(name: &str, metric: Metric, rows: &[f32], threads: usize) -> Box<dyn Kind> {
@@ -103,10 +68,6 @@ fn scores_are_the_exact_ones_and_ties_go_to_the_first() {
             assert!(places.iter().zip(&got.scores).all(|(place, score)| all.scores[*place] == *score));
         }
     }
-}
-
-fn file(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("nearfield-{name}-{}.nfi", std::process::id()))
 }
 
 #[test]
