@@ -9,7 +9,7 @@
 Each peer is built in a process of its own on all cores, saved, and loaded by another process, which answers. What was
 built before with the same version is not built again (`--again` does). In every round each peer runs each of its
 settings once, in a changing order; a figure is the median of its rounds. One query at a time means one thread, pinned
-to a core.
+to a core (`--modes one`); all at once is one call on all cores (`--modes all`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any
 import data
 import machine
 from peers import EXACT, PEERS
-from report import draw, table
+from report import MODES, draw, table
 
 HERE = Path(__file__).parent
 THREADS = ("OMP", "MKL", "OPENBLAS", "RAYON", "NUMEXPR")
@@ -50,6 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dimension", type=int, default=768, help="of clustered data")
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--k", type=int, nargs="+", default=[10])
+    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES), help="see above; default: both")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.2, help="the most a setting may take of a round")
     parser.add_argument("--threads", type=int, default=len(machine.cores()))
@@ -136,13 +137,13 @@ def measure(children: dict[str, Child], k: int, options: argparse.Namespace) -> 
     """The curve of every peer: for each effort its recall and, by mode, the queries a second of each round."""
     curves: dict[str, list[dict[str, Any]]] = {}
     for name, child in children.items():
-        points = child.ask("sweep", k, options.seconds)
+        points = child.ask("sweep", k, options.seconds, options.modes)
         if isinstance(points, str):
             say(f"{name}: {points}")
             continue
         curves[name] = points
         say(f"{name}: recall@{k} {points[0]['recall']:.3f} to {points[-1]['recall']:.3f}, {len(points)} settings")
-    for mode in ("one", "all"):
+    for mode in options.modes:
         for number in range(options.rounds):
             names = list(curves)
             turn = number * len(names) // options.rounds
@@ -158,7 +159,7 @@ def measure(children: dict[str, Child], k: int, options: argparse.Namespace) -> 
             say(f"  {mode}: round {number + 1} of {options.rounds}")
     for name, points in curves.items():
         for point, counted in zip(points, children[name].ask("counters"), strict=True):
-            point.update({f"qps_{mode}": statistics.median(point[f"rounds_{mode}"]) for mode in ("one", "all")})
+            point.update({f"qps_{mode}": statistics.median(point[f"rounds_{mode}"]) for mode in options.modes})
             point.update(counted)
     return curves
 
@@ -200,6 +201,7 @@ def main() -> None:
         **prepared.about,
         "threads": options.threads,
         "rounds": options.rounds,
+        "modes": options.modes,
         "processor": machine.processor(),
         "commit": machine.commit(),
         "load_before": machine.load(),

@@ -52,8 +52,9 @@ def reached(points: Curve, target: float) -> float | None:
 def table(result: dict[str, Any]) -> str:
     """Markdown: for each k and mode a row a peer, the fastest at .95 first."""
     head = f"{result['rows']:,} x {result['dimension']}, {result['data']}, {result['processor']}"
+    modes = {mode: MODES[mode] for mode in result["modes"]}
     lines = [f"{head}; medians of {result['rounds']} rounds", ""]
-    for (k, curves), (mode, described) in itertools.product(result["k"].items(), MODES.items()):
+    for (k, curves), (mode, described) in itertools.product(result["k"].items(), modes.items()):
         title = f"queries a second at recall@{k}, {described.format(**result)}"
         heads = [
             title,
@@ -134,7 +135,8 @@ def draw(result: dict[str, Any], output: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    for (k, curves), (mode, described) in itertools.product(result["k"].items(), MODES.items()):
+    modes = {mode: MODES[mode] for mode in result["modes"]}
+    for (k, curves), (mode, described) in itertools.product(result["k"].items(), modes.items()):
         lines = {name: curve(points, mode) for name, points in curves.items()}
         order = sorted(lines, key=lambda name: -(reached(lines[name], 0.95) or 0))
         colours = itertools.cycle(PEERS)

@@ -79,12 +79,14 @@ class Server:
         pin(self.cores[:1] if mode == "one" else self.cores)  # this thread alone; those of a pool stay free
         self.peer.set_threads(1 if mode == "one" else self.threads)
 
-    def sweep(self, k: int, seconds: float) -> list[dict[str, Any]]:
+    def sweep(self, k: int, seconds: float, modes: list[str]) -> list[dict[str, Any]]:
         """Recall at every effort from fast to thorough, until it is high enough; keeps those worth measuring."""
         self.k, points = k, []
         for effort in self.peer.efforts(k):
-            self._mode("all")
-            together = self._recall(self._at(effort)[1](self.queries))
+            together = 0.0
+            if "all" in modes:
+                self._mode("all")
+                together = self._recall(self._at(effort)[1](self.queries))
             self._mode("one")
             one = self._at(effort)[0]
             each = timed(lambda one=one: [one(query) for query in self.queries[:20]]) / 20
