@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -30,6 +30,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _TRIES = 4
+_MERGED = 1 << 26  # bytes of vectors that an index takes in at once
 _WORTH_PUBLISHING = 50_000  # rows; fewer are quicker to index than to write down
 
 
@@ -300,7 +301,7 @@ class LiveIndex(Published[Index]):
             if len(known := dead[dead < since.next_row]):
                 thing.remove(known)
         if state.next_row > since.next_row:
-            for first, vectors in transaction.vectors(state, since.next_row):
+            for first, vectors in _merged(transaction.vectors(state, since.next_row)):
                 rows = np.arange(first, first + len(vectors), dtype=np.int64)
                 alive = ~np.isin(rows, dead)
                 if alive.all():
@@ -315,6 +316,21 @@ class LiveIndex(Published[Index]):
                 "`nearfield verify` says what is damaged"
             )
         return thing
+
+
+def _merged(pieces: Iterable[tuple[int, NDArray[np.float32]]]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The same vectors in larger pieces: an index takes in many at once in half the time."""
+    held: list[NDArray[np.float32]] = []
+    start = 0
+    for first, vectors in pieces:
+        if held and sum(part.nbytes for part in held) + vectors.nbytes > _MERGED:
+            yield start, held[0] if len(held) == 1 else np.concatenate(held)
+            held = []
+        if not held:
+            start = first
+        held.append(vectors)
+    if held:
+        yield start, held[0] if len(held) == 1 else np.concatenate(held)
 
 
 def index_ahead(store: Store) -> Callable[[Transaction, State], None]:
