@@ -90,7 +90,7 @@ def _axes(low: float, title: str, size: tuple[float, float]) -> tuple[Any, Any]:
 
     figure, axes = plt.subplots(figsize=size, dpi=130, layout="constrained")
     ticks = [tick for tick in (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998) if tick >= low]
-    axes.set_xticks([_place(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([*map(_place, ticks), _place(1)], [*(f"{tick:g}" for tick in ticks), "1"])
     axes.set_xlim(_place(low), _place(0.999))
     axes.set_yscale("log")
     axes.set_title(title, loc="left", fontsize=10, color="0.25")

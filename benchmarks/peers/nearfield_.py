@@ -13,7 +13,7 @@ import nearfield as nf
 from .base import Many, One, Peer, Rows
 
 RECALLS = (0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.985, 0.99, 0.995)
-COUNTED = 200  # queries whose reports are averaged
+COUNTED = 100  # queries whose reports are averaged
 
 
 class Adapter(Peer):
