@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,3 +181,30 @@ def test_every_simd_level_and_number_of_threads_builds_the_same_graph(tmp_path: 
         digests.add(run.stdout.strip())
     assert len(digests) == 1
     assert digests != {hashlib.sha256().hexdigest()}
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.4, 1.0])
+def test_products_of_vectors_of_any_length_are_found_by_a_walk(spread: float) -> None:
+    """Norms are log-normal: the largest of 8,000 is 1.5, 5 or 50 times the usual one."""
+    rng = np.random.default_rng(17)
+    scale = (1 / np.sqrt(1 + np.arange(48))).astype(np.float32)
+    centres = rng.standard_normal((60, 48), dtype=np.float32) * scale
+
+    def drawn(count: int) -> Any:
+        rows = centres[rng.integers(60, size=count)] + 0.7 * scale * rng.standard_normal((count, 48), dtype=np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    rows = (drawn(8_000) * np.exp(rng.normal(0, spread, (8_000, 1)))).astype(np.float32)
+    queries = drawn(200).astype(np.float32)
+    index = nf.Index(48, "dot", kind="hnsw")
+    index.add(rows)
+    products = queries @ rows.T
+    right = np.argsort(-products, axis=1, kind="stable")[:, :10]
+    walked = 0
+    for target in (0.8, 0.9, 0.95, 0.98):
+        ids, scores, report = index.search(queries, 10, recall=target, report=True)
+        found = [len(set(a) & set(b)) / 10 for a, b in zip(ids.tolist(), right.tolist(), strict=True)]
+        assert np.mean(found) > target - 0.03
+        assert np.allclose(scores, np.take_along_axis(products, ids, axis=1), rtol=1e-5)
+        walked += not report.exact
+    assert walked >= 2

@@ -349,8 +349,8 @@ impl Hnsw {
     /// Leaves those of the nodes a walk has found that are likely to be among the nearest k, by all that is known of them.
     fn sharpen(&self, kernels: &Kernels, graph: &Graph, plan: &Plan, bench: &mut Bench) -> usize {
         let (guide, query) = (&graph.guide, &bench.guide.query);
-        // Where keys are no distances, nobody knows what they may be off by.
-        let otherwise = plan.k + plan.k / 2 + 8;
+        // Where keys are no distances, nobody knows what they may be off by: more for rows of large norm, the likely answers.
+        let otherwise = plan.k + plan.k / 2 + 8 + plan.reach.width / 8;
         let likely = |nearest: &[(f32, u32)], error: f32, otherwise: usize| {
             let Some(&(kth, _)) = nearest.get(plan.k - 1) else { return nearest.len() };
             let most = kth + plan.margin * error * ((2.0 * kth + query.square).max(0.0) * query.square).sqrt();

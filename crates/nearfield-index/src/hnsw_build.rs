@@ -6,7 +6,9 @@
 //! second pass over all points links the early ones, which saw little of the graph, to those that came after.
 //!
 //! A neighbour is chosen if no chosen one is nearer to it than the point itself: the rule of relative neighbourhood
-//! graphs (Toussaint, 1980), as in HNSW's heuristic, on distances of the 8-bit codes.
+//! graphs (Toussaint, 1980), as in HNSW's heuristic, on distances of the 8-bit codes. For the dot product half of the
+//! neighbours are chosen by their products instead: what has a large product with a point that has one with the query is
+//! likely to have one too (Morozov and Babenko, "Non-metric Similarity Graphs for Maximum Inner Product Search", 2018).
 
 use nearfield_kernels::guide::{Guide, GuideCodes, GuideQuery, Source};
 use nearfield_kernels::{BLOCK, Factors, Kernels, Line, Metric};
@@ -37,6 +39,15 @@ pub(crate) struct Points<'a> {
     squares: Vec<f32>,
     /// For the dot product, a further coordinate that brings all points to the same norm; otherwise empty.
     heights: Vec<f32>,
+    /// For the dot product, a point's share of its products that its code about the mean does not tell; otherwise empty.
+    shares: Vec<f32>,
+}
+
+/// What makes one neighbour better than another.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    Distance,
+    Product,
 }
 
 /// Scratch space of one thread.
@@ -91,7 +102,10 @@ impl<'a> Points<'a> {
             let most = norms.iter().fold(0.0f64, |a, x| a.max(*x));
             norms.iter().map(|norm| (most * most - norm * norm).max(0.0).sqrt() as f32).collect()
         });
-        Self { kernels, threads, rows, codes, lines, scales, squares, heights }
+        // |x|² = |o|² + 2 <o, mean> + |mean|², and <x, y> = <o, p> + <o, mean> + <p, mean> + |mean|².
+        let share = |(norm, square): (&f64, &f32)| ((norm * norm - f64::from(*square)) / 2.0) as f32;
+        let shares = norms.map_or(Vec::new(), |norms| norms.iter().zip(&squares).map(share).collect());
+        Self { kernels, threads, rows, codes, lines, scales, squares, heights, shares }
     }
 
     /// Puts point `at[place]` at each place.
@@ -103,6 +117,7 @@ impl<'a> Points<'a> {
         self.scales = moved(&self.scales, at);
         self.squares = moved(&self.squares, at);
         self.heights = moved(&self.heights, at);
+        self.shares = moved(&self.shares, at);
     }
 
     /// Row of each node.
@@ -114,9 +129,12 @@ impl<'a> Points<'a> {
         &self.codes[self.rows[node as usize] as usize * self.lines..][..self.lines]
     }
 
-    fn distance(&self, a: u32, b: u32, dot: i32) -> f32 {
+    fn distance(&self, by: By, a: u32, b: u32, dot: i32) -> f32 {
         let (a, b) = (a as usize, b as usize);
         let product = self.scales[a] * self.scales[b] * dot as f32;
+        if by == By::Product {
+            return -(product + self.shares[a] + self.shares[b]);
+        }
         let flat = (self.squares[a] + self.squares[b] - 2.0 * product).max(0.0);
         match (self.heights.get(a), self.heights.get(b)) {
             (Some(x), Some(y)) => flat + (x - y) * (x - y),
@@ -127,11 +145,18 @@ impl<'a> Points<'a> {
     /// Chooses at the most `degree` neighbours of a node among `bench.listed`, nearest first, into `bench.chosen`.
     fn choose(&self, node: u32, degree: usize, bench: &mut Bench) {
         bench.chosen.clear();
+        if !self.shares.is_empty() {
+            self.choose_by(By::Product, node, degree / 2, bench);
+        }
         self.choose_more(node, degree, bench);
     }
 
     /// As `choose`, beside those that stand in `bench.chosen` already.
     fn choose_more(&self, node: u32, degree: usize, bench: &mut Bench) {
+        self.choose_by(By::Distance, node, degree, bench);
+    }
+
+    fn choose_by(&self, by: By, node: u32, degree: usize, bench: &mut Bench) {
         let lines = self.lines;
         bench.listed.sort_unstable();
         bench.listed.dedup();
@@ -149,7 +174,7 @@ impl<'a> Points<'a> {
         (self.kernels.scan)(&bench.gathered, &bench.signed, &mut bench.dots[..bench.listed.len()]);
         bench.ordered.clear();
         for (i, &other) in bench.listed.iter().enumerate() {
-            bench.ordered.push((self.distance(node, other, bench.dots[i]), other, i as u32));
+            bench.ordered.push((self.distance(by, node, other, bench.dots[i]), other, i as u32));
         }
         bench.ordered.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         bench.chosen_codes.clear();
@@ -162,7 +187,7 @@ impl<'a> Points<'a> {
             for (part, nodes) in bench.chosen_codes.chunks(8 * lines).zip(bench.chosen.chunks(8)) {
                 let dots = &mut bench.dots[..nodes.len()];
                 (self.kernels.scan)(part, &bench.signed, dots);
-                if nodes.iter().zip(dots).any(|(near, dot)| self.distance(*near, other, *dot) < distance) {
+                if nodes.iter().zip(dots).any(|(near, dot)| self.distance(by, *near, other, *dot) < distance) {
                     continue 'candidates;
                 }
             }
@@ -247,6 +272,11 @@ impl<'a> Points<'a> {
                     (self.kernels.walk)(&mut bench.walker, &view, &bench.query, Reach::wide(WIDTH));
                     bench.listed.clear();
                     bench.listed.extend(bench.walker.nodes());
+                    if !self.shares.is_empty() {
+                        bench.query.bias = 0.0; // what has a large product with the point
+                        (self.kernels.walk)(&mut bench.walker, &view, &bench.query, Reach::wide(WIDTH));
+                        bench.listed.extend(bench.walker.nodes());
+                    }
                     if again {
                         bench.listed.extend(level.of(node));
                     }
