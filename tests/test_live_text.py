@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import nearfield as nf
 from nearfield import live
+from nearfield.errors import InvalidInput
 from nearfield.live import consistent
 from nearfield.live_text import LiveText
 
@@ -139,3 +140,50 @@ def test_a_damaged_published_index_is_made_again(tmp_path: Path, monkeypatch: py
     with nf.open(tmp_path / "x.nf") as db:  # it is forgotten: nobody is warned twice
         collection = db.collection("c", embedder=None)
         assert answers(collection, LiveText(collection._store), "cat") == expected(collection, "cat")
+
+
+def test_a_collection_keeps_the_language_of_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """German endings and stop words, in this process and the next, from a published index and after a compaction."""
+    monkeypatch.setattr(live, "_WORTH_PUBLISHING", 1)
+    texts = ["Die Katzen schlafen im Garten.", "Der Hund bellt.", "The cats sleep."]
+
+    def found(docs: nf.Collection, query: str) -> list[str]:
+        return [hit.id for hit in docs.search(query, mode="lexical")]
+
+    with nf.open(tmp_path / "x.nf") as db:
+        vectors = np.ones((3, 2), np.float32)
+        docs = db.collection("texte", embedder=None, dimension=2, language="german")
+        docs.add(texts, ids=["katzen", "hund", "cats"], embeddings=vectors)
+        english = db.collection("texts", embedder=None, dimension=2)
+        english.add(texts, ids=["katzen", "hund", "cats"], embeddings=vectors)
+        plain = db.collection("plain", embedder=None, dimension=2, language="none")
+        plain.add(texts, ids=["katzen", "hund", "cats"], embeddings=vectors)
+        assert found(docs, "eine Katze schläft") == ["katzen"]
+        assert docs.search("Katze", mode="lexical")[0].highlights == ((4, 10),)
+        assert found(docs, "die der im") == []
+        assert found(english, "eine Katze") == []
+        assert found(english, "a sleeping cat") == ["cats"]
+        assert found(docs, "sleeping cats, кошки 猫 \u200f") == ["cats"]  # another language: its words, no error
+        assert found(plain, "katze") == []
+        assert found(plain, "der") == ["hund"]
+    with nf.open(tmp_path / "x.nf") as db:
+        docs = db.collection("texte", embedder=None)
+        assert found(docs, "Katze") == ["katzen"]
+        assert docs.search("Katze", mode="lexical")[0].highlights == ((4, 10),)
+        docs.compact()
+        docs.add(["Eine Katze."], ids=["neu"], embeddings=[[1, 1]])
+        assert sorted(found(docs, "Katzen")) == ["katzen", "neu"]
+        assert db.collection("texte", embedder=None, language="german").count() == 4
+        assert not db.verify()
+        with pytest.raises(InvalidInput, match="has the language 'german', not 'english'"):
+            db.collection("texte", embedder=None, language="english")
+        with pytest.raises(InvalidInput, match=r"unknown language 'klingon'; there are .*german.*none"):
+            db.collection("new", embedder=None, language="klingon")
+        assert "new" not in db.collections()
+        db.rename("texte", "sammlung")
+        assert db.collection("sammlung", embedder=None, language="german").count() == 4
+        db.backup(tmp_path / "copy.nf")
+        db.drop("sammlung")
+        assert found(db.collection("sammlung", embedder=None, dimension=2), "Katze") == []
+    with nf.open(tmp_path / "copy.nf") as db:
+        assert sorted(found(db.collection("sammlung", embedder=None), "Katze")) == ["katzen", "neu"]

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from nearfield import segments
 from nearfield.errors import Corrupt, NotFound
+from nearfield.schema import LANGUAGES
 from nearfield.segments import Segment, SegmentFile
 
+ENGLISH = "english"  # the language of the words of a collection, where none was chosen
 HIDDEN = "~"  # in the name of an entry that is no collection, after the name of its folders
 
 
@@ -89,6 +91,26 @@ class Catalog:
         )
         assert made.lastrowid is not None
         return self.settle(made.lastrowid, origin=made.lastrowid)
+
+    def language(self, state: State) -> str:
+        """The language of the words of a collection; "none" where words are taken as they are."""
+        if not self._has_languages():
+            return ENGLISH
+        found = self._sql.execute("SELECT language FROM languages WHERE origin = ?", (state.origin,)).fetchone()
+        return ENGLISH if found is None else found[0]
+
+    def set_language(self, state: State, language: str) -> None:
+        """Write it down; English goes without saying."""
+        if language != ENGLISH and not self._has_languages():
+            self._sql.execute(LANGUAGES)
+        if language != ENGLISH:
+            self._sql.execute("INSERT OR REPLACE INTO languages VALUES (?, ?)", (state.origin, language))
+        elif self._has_languages():
+            self._sql.execute("DELETE FROM languages WHERE origin = ?", (state.origin,))
+
+    def _has_languages(self) -> bool:
+        found = self._sql.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'languages'")
+        return found.fetchone() is not None
 
     def settle(self, collection: int, **facts: int | str | None) -> State:
         """Write down facts about a collection, origin, name, dimension or embedder, and the checksum of its entry."""

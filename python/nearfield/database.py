@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nearfield import backup, compaction, inputs, verify
+from nearfield.catalog import ENGLISH
 from nearfield.collection import Collection
 from nearfield.derived import Derived
 from nearfield.errors import InvalidInput, NotFound
@@ -92,6 +93,7 @@ class Database:
         embedder: EmbedderLike | None = "default",
         dimension: int | None = None,
         metric: Metric | None = None,
+        language: str | None = None,
     ) -> Collection:
         """The collection of this name, made if missing.
 
@@ -101,9 +103,12 @@ class Database:
                 function from a list of texts to an array. It is loaded when the first text comes. None: vectors only.
             dimension: the length of the vectors. None: the first ones decide.
             metric: "cosine" (also where it is not given), "dot" or "l2". None: whatever an existing collection has.
+            language: of the words in lexical and hybrid search: "english" (also where it is not given) or another of
+                `nearfield.sparse.languages()`, or "none" (no endings cut, no stop words). None: whatever an existing
+                collection has. Queries in another language are no error: words that are the same are found.
 
         Raises:
-            InvalidInput: the name cannot be, or the collection has another dimension or metric.
+            InvalidInput: the name cannot be, or the collection has another dimension, metric or language.
             EmbedderMismatch: the collection was filled by another embedder (told here if nothing must be loaded to
                 know it, else with the first text).
 
@@ -116,6 +121,8 @@ class Database:
             inputs.metric(metric)
         if dimension is not None:
             dimension = inputs.dimension(dimension)
+        if language is not None:
+            inputs.language(language)
         if embedder is not None and not isinstance(embedder, (str, os.PathLike)):
             from nearfield.embed import resolve
 
@@ -123,11 +130,21 @@ class Database:
         with self._store.reading() as transaction:
             state = transaction.find(name)
         if state is None:
-            with self._store.writing() as transaction:  # someone may have been faster
-                state = transaction.find(name) or transaction.create(name, metric or "cosine", dimension, None)
+            with self._store.writing() as transaction:
+                if (state := transaction.find(name)) is None:  # someone may have been faster
+                    state = transaction.create(name, metric or "cosine", dimension, None)
+                    transaction.set_language(state, language or ENGLISH)
         if state.name != name:
             raise InvalidInput(f"there is a collection {state.name!r}, and {name!r} differs from it in case only")
-        for what, wanted, found in (("metric", metric, state.metric), ("dimension", dimension, state.dimension)):
+        spoken = None
+        if language is not None:
+            with self._store.reading() as transaction:
+                spoken = transaction.language(state)
+        for what, wanted, found in (
+            ("metric", metric, state.metric),
+            ("dimension", dimension, state.dimension),
+            ("language", language, spoken),
+        ):
             if wanted is not None and found is not None and wanted != found:
                 raise InvalidInput(
                     f"collection {name!r} has the {what} {found!r}, not {wanted!r}; leave it out or choose another name"
@@ -154,6 +171,7 @@ class Database:
         with self._store.writing() as transaction:
             state = transaction.known(name)
             transaction.drop(state)
+            transaction.set_language(state, ENGLISH)
         self._derived.pop(state.origin or 0, None)
         compaction.tidy(self._store)
 

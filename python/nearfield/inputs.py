@@ -17,6 +17,7 @@ from nearfield import _native
 from nearfield.errors import InvalidInput
 from nearfield.fields import Descending, F
 from nearfield.filters import MAX_DEPTH, check_field, check_unicode, scalar
+from nearfield.sparse import languages
 from nearfield.types import METRICS, Metric
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ def metric(value: object) -> Metric:
         if value == known:
             return known
     raise InvalidInput(f"unknown metric {value!r}; the metrics are {', '.join(METRICS)}")
+
+
+def language(value: object) -> str:
+    """Of the words of documents: a language with stems and stop words, or "none"."""
+    known = [*languages(), "none"]
+    if value not in known:
+        raise InvalidInput(f"unknown language {value!r}; there are {', '.join(known)}")
+    return str(value)
 
 
 def dimension(value: object) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from nearfield.errors import Corrupt
 from nearfield.live import Published, Version
-from nearfield.sparse import SparseIndex
+from nearfield.sparse import SparseIndex, languages
 from nearfield.store import Store
 from nearfield.transaction import State, Stored, Transaction
 from nearfield.types import Report
@@ -34,6 +34,16 @@ class LiveText(Published[SparseIndex]):
     def __init__(self, store: Store, gate: threading.RLock | None = None) -> None:
         super().__init__(store, gate)
         self._rules = SparseIndex()  # words are made by rules alone; what is indexed does not matter
+
+    def advanced(
+        self, transaction: Transaction, state: State, thing: SparseIndex | None, since: Version | None
+    ) -> SparseIndex:
+        if thing is None or since is None or since.id != state.id:
+            language = transaction.language(state)
+            if language != "none" and language not in languages():
+                raise Corrupt(f"the catalog names a language that is none, {language!r}, for collection {state.name!r}")
+            self._rules = SparseIndex(language=None if language == "none" else language)
+        return super().advanced(transaction, state, thing, since)
 
     def search(
         self,
@@ -60,7 +70,7 @@ class LiveText(Published[SparseIndex]):
         return self._rules.highlights(document, query)
 
     def fresh(self, state: State) -> SparseIndex:
-        return SparseIndex()
+        return SparseIndex(language=self._rules.language)
 
     def loaded(self, path: Path, state: State) -> SparseIndex:
         index, wanted = SparseIndex.load(path), self._rules

@@ -94,6 +94,14 @@ CREATE TABLE generations (
 ) WITHOUT ROWID;
 """
 
+# Beside these, once there is a collection whose words are not English.
+LANGUAGES = """\
+CREATE TABLE languages (
+  origin   INTEGER PRIMARY KEY,
+  language TEXT    NOT NULL
+);
+"""
+
 
 def connect(
     path: Path | None, *, durability: Durability, mode: Literal["rwc", "ro", "immutable"] = "rwc"

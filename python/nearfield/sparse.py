@@ -17,6 +17,7 @@ import numpy as np
 
 from nearfield import _native
 from nearfield.errors import InvalidInput, NotFound, StorageError
+from nearfield.filters import check_unicode
 from nearfield.index import _ids, _reason, _whole
 from nearfield.types import Report
 
@@ -247,7 +248,7 @@ class SparseIndex:
             raise InvalidInput("an index of vectors has no words: use kind='bm25' or 'tfidf'")
         if not isinstance(value, str):
             raise InvalidInput(f"{name} must be a text, got {value!r} ({type(value).__name__})")
-        _check_unicode(value, name)
+        check_unicode(value, name)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file. A failure leaves what was there before.
@@ -309,7 +310,7 @@ def _rebuild(content: bytes, threads: int) -> SparseIndex:
 def _texts(values: Any, name: str) -> tuple[list[str], bool]:
     """Texts, and whether it was a single one."""
     if isinstance(values, str):
-        _check_unicode(values, name)
+        check_unicode(values, name)
         return [values], True
     if isinstance(values, bytes | Mapping) or not isinstance(values, Iterable):
         raise InvalidInput(f"{name} must be a text or a list of texts, got {values!r} ({type(values).__name__})")
@@ -317,18 +318,8 @@ def _texts(values: Any, name: str) -> tuple[list[str], bool]:
     for i, text in enumerate(found):
         if not isinstance(text, str):
             raise InvalidInput(f"{name}[{i}] must be a text, got {text!r} ({type(text).__name__})")
-        _check_unicode(text, f"{name}[{i}]")
+        check_unicode(text, f"{name}[{i}]")
     return found, False
-
-
-def _check_unicode(text: str, place: str) -> None:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput(
-                f"{place} holds half a surrogate pair at {error.start}, not text; decode it with errors='replace'"
-            ) from None
 
 
 def _vectors(values: Any, name: str) -> tuple[_Rows, bool]:

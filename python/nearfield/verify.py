@@ -76,7 +76,7 @@ def _findings(store: Store, transaction: Transaction) -> Iterator[Finding]:
     except sqlite3.DatabaseError as error:
         yield Finding(catalog, f"SQLite says: {error}; restore it from a backup", False)
         return
-    if transaction.schema() != schema.SCHEMA:
+    if transaction.schema() not in (schema.SCHEMA, schema.SCHEMA + schema.LANGUAGES):
         yield Finding(catalog, "its tables are not those of the format; restore it from a backup", False)
     for collection in collections:
         state, problem = transaction.entry(collection)

@@ -68,12 +68,15 @@ def index(
             help="What makes the vectors: openai:MODEL, ollama:MODEL and others; a model's name or folder.",
         ),
     ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of the words, for search --mode lexical or hybrid: german, say. [english]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Index text, Markdown, PDF, Word, HTML, CSV, JSON and source files. Again: only what changed."""
     started = time.perf_counter()
     with open_database(db) as database:
-        docs = open_for_text(database, collection, embedder)
+        docs = open_for_text(database, collection, embedder, language)
         done = index_with_bar(
             docs, paths, include=include, exclude=exclude, by=by, size=size, overlap=overlap, encoding=encoding
         )

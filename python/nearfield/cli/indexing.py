@@ -14,7 +14,9 @@ from nearfield.embed.local import LocalEmbedder
 from nearfield.indexing import Summary, index_folder
 
 
-def open_for_text(database: Database, name: str, embedder: str | None = None) -> Collection:
+def open_for_text(
+    database: Database, name: str, embedder: str | None = None, language: str | None = None
+) -> Collection:
     """The collection of this name, made if missing, with an embedder that leaves the progress bar to the caller.
 
     Args:
@@ -22,14 +24,16 @@ def open_for_text(database: Database, name: str, embedder: str | None = None) ->
         name: of the collection.
         embedder: what `nearfield.embed.resolve` takes; None: the one that filled it, if its name tells which; else the
             default one.
+        language: of its words; None: that of an existing collection, else English.
 
     Raises:
         EmbedderMismatch: another embedder made its vectors.
+        InvalidInput: there is no such language, or the collection has another.
     """
     known = filler(database, name) if embedder is None and name in database.collections() else None
     if known is None and embedder in (None, "default"):
         known = LocalEmbedder(progress=False)
-    return database.collection(name, embedder=known or embedder)
+    return database.collection(name, embedder=known or embedder, language=language)
 
 
 def index_with_bar(collection: Collection, paths: Sequence[str | Path], **options: Any) -> Summary:
