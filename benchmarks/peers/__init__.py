@@ -22,6 +22,7 @@ class Entry(NamedTuple):
 
 PEERS: dict[str, Entry] = {
     "nearfield-hnsw": Entry("nearfield_", {"kind": "hnsw"}, ()),
+    "nearfield-hnsw-memory": Entry("nearfield_", {"kind": "hnsw", "mapped": False}, ()),
     "nearfield-ivf": Entry("nearfield_", {"kind": "ivf"}, ()),
     "nearfield-ivf_pq": Entry("nearfield_", {"kind": "ivf_pq"}, ()),
     "nearfield-lsh": Entry("nearfield_", {"kind": "lsh"}, ()),

@@ -1,4 +1,8 @@
-"""nearfield itself. The effort is the recall asked for: there is no other knob."""
+"""nearfield itself. The effort is the recall asked for: there is no other knob.
+
+An index that was loaded leaves its vectors in the file; with `mapped=False` the answering process builds its own,
+and holds all of it in memory.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,9 @@ COUNTED = 100  # queries whose reports are averaged
 
 
 class Adapter(Peer):
-    def __init__(self, dimension: int, metric: str, threads: int, kind: str):
+    def __init__(self, dimension: int, metric: str, threads: int, kind: str, mapped: bool = True):
         super().__init__(dimension, metric, threads)
-        self.kind = kind
+        self.kind, self.mapped = kind, mapped
 
     def build(self, rows: Rows, path: Path) -> None:
         self.index = nf.Index(self.dimension, "l2" if self.metric == "l2" else "cosine", kind=self.kind)
@@ -30,7 +34,10 @@ class Adapter(Peer):
         self.index.save(path)
 
     def load(self, path: Path, rows: int) -> None:
-        self.index = nf.Index.load(path)
+        if self.mapped:
+            self.index = nf.Index.load(path)
+        else:
+            self.build(np.load(path.parents[1] / "rows.npy", mmap_mode="r"), path)
 
     def efforts(self, k: int) -> Sequence[float]:
         return (1.0,) if self.kind == "flat" else RECALLS
