@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _Rows = tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float32]]
+_Counts = tuple[tuple[int, int, int, int, int, bool, int, float], str, int, list[int]]
 _Allow = NDArray[np.bool_] | NDArray[np.int64] | None
 
 def build_info() -> dict[str, Any]: ...
@@ -79,7 +80,8 @@ class Index:
         threads: int,
         recall: float | None,
         exact: bool,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], tuple[int, int, int, int, int, bool, int, float]]: ...
+        timed: bool = False,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], _Counts]: ...
 
 @final
 class SparseIndex:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 KINDS = ("auto", "flat", "hnsw", "ivf", "ivf_pq", "lsh")
 
+_STAGES = ("encode", "walk", "look")
+
 _FLOAT32 = np.dtype(np.float32)
 
 # Bytes of vectors that are looked at, converted and written at a time where they are kept on the disk.
@@ -279,15 +281,18 @@ class Index:
         if not report:
             return self._native.search(array, k, allow, self._threads, recall, exact)[:2]
         started = time.perf_counter()
-        ids, scores, counts = self._native.search(array, k, allow, self._threads, recall, exact)
+        ids, scores, counts = self._native.search(array, k, allow, self._threads, recall, exact, True)
         elapsed = time.perf_counter() - started
-        scanned, reread, read, threads, hops, proven, effort, expected = counts
+        (scanned, reread, read, threads, hops, proven, effort, expected), plan, rescued, nanoseconds = counts
         count = len(array) if array.ndim > 1 else 1
         kind = self._native.kind
         if kind == "auto":
             kind = "flat" if proven else "hnsw"
         counted = (scanned, reread, read, threads, 1000 * elapsed, hops, effort, expected)
-        return ids, scores, Report(kind, proven, count, *counted)
+        if rescued:
+            plan += ", then scan"
+        stages = {} if not hops else dict(zip(_STAGES, (1e-6 * spent for spent in nanoseconds), strict=True))
+        return ids, scores, Report(kind, proven, count, *counted, plan=plan, rescued=rescued, stages=stages)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file. A failure leaves what was there before.

@@ -99,7 +99,10 @@ class Report:
     neighbours were looked at. effort: how far an approximate search went, in the unit of its kind (width of a walk),
     0 for an exact one. expected: share of the true answers that this effort found when it was measured.
     bytes_read: bytes of codes, factors and vectors read. For a batch, all figures are of the whole batch.
-    stages: milliseconds of each stage of a collection's search: embed, filter, dense, fuse, fetch, rerank.
+    plan: the way that was chosen: "scan" of all codes, "gather" (of those allowed alone), "walk" through a graph, or
+    "probe" of lists or tables; ", then scan" where these found too little for some queries, as many as `rescued`.
+    stages: milliseconds of each stage of a collection's search: embed, filter, dense, fuse, fetch, rerank; of an index
+    that walks: encode (the query), walk, look (closer, at what was found), summed over the threads.
     """
 
     kind: str
@@ -114,6 +117,18 @@ class Report:
     effort: int = 0
     expected: float = 1.0
     stages: dict[str, float] = field(default_factory=dict, compare=False)
+    plan: str = ""
+    rescued: int = 0
+
+    @property
+    def nanoseconds_per_row(self) -> float:
+        """Time of a walk per row it scored; 0 where there was none."""
+        return 1e6 * self.stages.get("walk", 0.0) / max(self.rows_scanned, 1)
+
+    @property
+    def nanoseconds_per_hop(self) -> float:
+        """Time of a walk per node whose neighbours were looked at; 0 where there was none."""
+        return 1e6 * self.stages.get("walk", 0.0) / max(self.hops, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,11 @@ impl Allowed {
         Self { bits, count }
     }
 
+    /// A bit a row, the first row lowest.
+    pub fn bits(&self) -> &[u64] {
+        &self.bits
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.count

@@ -72,6 +72,8 @@ pub struct Request<'a> {
     pub recall: Option<f64>,
     /// Asked now and then on the calling thread; true stops the search.
     pub interrupt: &'a (dyn Fn() -> bool + Sync),
+    /// Whether to look at the clock between the stages of a walk.
+    pub timed: bool,
 }
 
 /// Answers, and counts of the work behind them.
@@ -97,12 +99,18 @@ pub struct Answers {
     pub effort: usize,
     /// Share of the true answers that this effort found when it was measured.
     pub expected: f64,
+    /// The way that was chosen: a "scan" of all codes, of those allowed ("gather"), a "walk", or a "probe" of lists.
+    pub plan: &'static str,
+    /// Queries for which that found too little, and which were answered by a scan.
+    pub rescued: usize,
+    /// Nanoseconds spent on coding queries, walking, and looking closer, where they were asked for.
+    pub stages: [u64; 3],
 }
 
 impl<'a> Request<'a> {
     /// A search for the best k of all rows, on one thread.
     pub fn new(queries: &'a [f32], k: usize) -> Self {
-        Self { queries, k, threads: 1, allow: None, recall: None, interrupt: &|| false }
+        Self { queries, k, threads: 1, allow: None, recall: None, interrupt: &|| false, timed: false }
     }
 
     /// Says which query holds a number that is not finite, if one does.
@@ -368,7 +376,8 @@ impl Flat {
 
     fn search_within(&self, within: Within, request: &Request) -> Result<Answers> {
         let rows = self.rows_within(within);
-        let mut answers = Answers { exact: true, expected: 1.0, ..Answers::default() };
+        let plan = if matches!(rows.within, Within::Listed(_)) { "gather" } else { "scan" };
+        let mut answers = Answers { exact: true, expected: 1.0, plan, ..Answers::default() };
         let places = (request.queries.len() / self.dimension).saturating_mul(request.k);
         let room = answers.ids.try_reserve_exact(places).and_then(|()| answers.scores.try_reserve_exact(places));
         room.map_err(|_| Error::Invalid(format!("no memory for {places} answers (queries times k): ask for fewer")))?;
@@ -441,6 +450,7 @@ impl Flat {
         let queries: Vec<f32> =
             starved.iter().flat_map(|q| &request.queries[q * dimension..(q + 1) * dimension]).copied().collect();
         let exact = self.search_allowed(allowed, &Request { queries: &queries, ..*request })?;
+        answers.rescued = starved.len();
         for (i, q) in starved.iter().enumerate() {
             answers.ids[q * k..(q + 1) * k].copy_from_slice(&exact.ids[i * k..(i + 1) * k]);
             answers.scores[q * k..(q + 1) * k].copy_from_slice(&exact.scores[i * k..(i + 1) * k]);

@@ -12,6 +12,7 @@
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use nearfield_kernels::guide::{Guide, GuideCodes, GuideScratch, Planes};
 use nearfield_kernels::quantize::{self, QueryCode};
@@ -24,7 +25,7 @@ use crate::hnsw_change::Change;
 use crate::pool::each_job;
 use crate::refine::{self, Full};
 use crate::scan::{self, Candidate};
-use crate::walk::{Level, NONE, Reach, Walker, adaptive};
+use crate::walk::{Level, NONE, Reach, Sieve, Walker, adaptive};
 use crate::{Error, Result, plan};
 
 /// Fewer rows than this are answered exactly: a graph would not be faster.
@@ -95,6 +96,9 @@ struct Bench {
 /// A walk's part of an answer.
 struct Plan<'a> {
     reach: Reach,
+    /// When a walk for the rows allowed gives up.
+    sieve: Sieve<'a>,
+    timed: bool,
     /// Candidates wanted for a second look.
     wanted: usize,
     /// See [`margin`].
@@ -285,7 +289,16 @@ impl Hnsw {
         let (found, squares) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let reach = adaptive(flat.metric, width, k);
         let wanted = looked_at(k, width);
-        let plan = Plan { reach, wanted, margin: margin(width), allowed: None, beside: &[], k };
+        let plan = Plan {
+            reach,
+            sieve: Sieve::default(),
+            timed: false,
+            wanted,
+            margin: margin(width),
+            allowed: None,
+            beside: &[],
+            k,
+        };
         let jobs = queries.chunks(flat.dimension).zip(ids.chunks(step)).zip(scores.chunks(step));
         each_job(threads, jobs, Bench::default, |bench, ((query, ids), scores)| {
             let worst = scores[..k].iter().copied().fold(f32::INFINITY, f32::min);
@@ -314,11 +327,15 @@ impl Hnsw {
         bench: &mut Bench,
     ) -> (Vec<refine::Ranked>, Work) {
         let flat = &self.flat;
+        let mut clock = Clock::new(plan.timed);
         let norm = (kernels.dot_exact)(query, query).sqrt();
         graph.guide.encode_query(kernels, flat.metric, query, norm, &mut bench.guide);
         let walker = &mut bench.walker;
-        let view = graph.level.view((&graph.codes.coarse, graph.guide.lines), graph.linked);
+        let mut view = graph.level.view((&graph.codes.coarse, graph.guide.lines), graph.linked);
+        view.sieve = plan.allowed.map(|allowed| Sieve { rows: &graph.rows, bits: allowed.bits(), ..plan.sieve });
+        clock.stop(0);
         (kernels.walk)(walker, &view, &bench.guide.query, plan.reach);
+        clock.stop(1);
         let answerable = |node: &u32| match (graph.rows[*node as usize], plan.allowed) {
             (NONE, _) => false,
             (row, Some(allowed)) => allowed.holds(row),
@@ -329,9 +346,10 @@ impl Hnsw {
         // Where the pool holds rows that may not be answered, there must be as many others in it as usual.
         let least = match plan.allowed {
             None => plan.k,
+            Some(_) if plan.reach.slack > 0.0 => plan.k,
             Some(_) => plan.wanted.min(plan.k + plan.k / 2 + 8),
         };
-        let starved = bench.nearest.len() < least;
+        let starved = bench.nearest.len() < least || walker.starved;
         let mut work = Work { starved, scored: walker.scored, hops: walker.hops, ..Work::default() };
         work.looked = self.sharpen(kernels, graph, plan, bench);
         let full = Full { metric: flat.metric, vectors: &flat.vectors, norms: &flat.norms };
@@ -343,6 +361,8 @@ impl Hnsw {
         });
         let (best, read) = refine::walked(kernels, &full, (query, norm), &found, beside.as_ref(), plan.k);
         work.read = read;
+        clock.stop(2);
+        work.stages = clock.stages;
         (best, work)
     }
 
@@ -420,6 +440,8 @@ impl Hnsw {
         let nodes = graph.rows.len();
         let k = request.k.min(right);
         let deep = plan::depth(k, inside, nodes);
+        // What may be answered lies where the filter puts it, not as the rows do that the widths were measured with.
+        let recall = if allowed.is_some() { 1.0 - (1.0 - recall) * FILTERED } else { recall };
         let width = self.width(graph, deep, recall).min(nodes);
         let reach = adaptive(flat.metric, width, deep);
         let count = request.queries.len() / flat.dimension;
@@ -428,7 +450,17 @@ impl Hnsw {
         }
         let shallow = self.width(graph, k, recall);
         let wanted = looked_at(k, shallow).min(inside);
-        let plan = Plan { reach, wanted, margin: margin(shallow), allowed: allowed.as_ref(), beside: &beside, k };
+        let allowed = allowed.as_ref();
+        let (mut reach, mut sieve) = (reach, Sieve::default());
+        if allowed.is_some() && reach.slack > 0.0 {
+            // It is by the rows that may be answered that the walk ends.
+            let plain = adaptive(flat.metric, shallow, k);
+            (reach.depth, reach.slack) = (2 * k.max(10), reach.slack.max(plain.slack));
+            (sieve.budget, sieve.patience) = plan::budget(right, flat.dimension, count);
+            sieve.expanded = reach.depth * 2;
+        }
+        let plan =
+            Plan { reach, sieve, timed: request.timed, wanted, margin: margin(shallow), allowed, beside: &beside, k };
         self.walks(graph, request, &plan)
     }
 
@@ -442,6 +474,7 @@ impl Hnsw {
             threads,
             effort: plan.reach.width,
             expected: request.recall.unwrap_or(DEFAULT_RECALL),
+            plan: "walk",
             ..Answers::default()
         };
         let total = Mutex::new((Work::default(), Vec::new()));
@@ -490,6 +523,7 @@ impl Hnsw {
         answers.rows_scanned = work.scored + work.scanned;
         answers.rows_reread = work.read;
         answers.hops = work.hops;
+        answers.stages = work.stages;
         answers.bytes_read = work.scored * graph.guide.lines * 64
             + work.hops * graph.level.width * 64
             + (work.scanned + work.looked) * long
@@ -502,6 +536,9 @@ impl Hnsw {
 
 /// Standard errors by which the recall of the held-out rows must exceed a target: they are a sample.
 const CAUTION: f64 = 0.5;
+
+/// A walk with a filter is as wide as for this share of the misses.
+const FILTERED: f64 = 0.2;
 
 /// Queries that one thread takes at a time.
 const QUERIES_PER_JOB: usize = 8;
@@ -524,6 +561,29 @@ struct Work {
     looked: usize,
     read: usize,
     starved: bool,
+    stages: [u64; 3],
+}
+
+/// Nanoseconds of the stages of a walk, where they are asked for.
+#[derive(Debug)]
+struct Clock {
+    last: Option<Instant>,
+    stages: [u64; 3],
+}
+
+impl Clock {
+    fn new(wanted: bool) -> Self {
+        Self { last: wanted.then(Instant::now), stages: [0; 3] }
+    }
+
+    /// Ends a stage.
+    fn stop(&mut self, stage: usize) {
+        if let Some(last) = &mut self.last {
+            let now = Instant::now();
+            self.stages[stage] += now.duration_since(*last).as_nanos() as u64;
+            *last = now;
+        }
+    }
 }
 
 impl Work {
@@ -533,5 +593,6 @@ impl Work {
         self.scanned += other.scanned;
         self.looked += other.looked;
         self.read += other.read;
+        self.stages.iter_mut().zip(other.stages).for_each(|(sum, stage)| *sum += stage);
     }
 }

@@ -6,6 +6,9 @@
 /// A walk, for each node of its width: a little over half of them are expanded.
 const HOP: f64 = 250.0;
 
+/// A step of a walk, a node expanded.
+const STEP: f64 = 300.0;
+
 /// A row of a scan, and each of its dimensions: for one query, and for each of many, which share the reading.
 const SCAN_ONE: (f64, f64) = (3.0, 0.025);
 const SCAN_MANY: (f64, f64) = (0.5, 0.007);
@@ -23,6 +26,14 @@ pub(crate) const EXACT_UP_TO: usize = 1 << 27;
 pub(crate) fn walk_is_faster(width: usize, rows: usize, dimension: usize, queries: usize) -> bool {
     let (row, number) = if queries < MANY { SCAN_ONE } else { SCAN_MANY };
     (width as f64) * HOP < rows as f64 * (row + number * dimension as f64)
+}
+
+/// Steps of a walk that take as long as a scan of so many rows: where more are needed, the scan is better. And steps
+/// after which a walk looks whether that is so: few beside the scan, so that a walk for nothing costs little.
+pub(crate) fn budget(rows: usize, dimension: usize, queries: usize) -> (usize, usize) {
+    let (row, number) = if queries < MANY { SCAN_ONE } else { SCAN_MANY };
+    let steps = (rows as f64 * (row + number * dimension as f64) / STEP) as usize;
+    (steps, (steps / 10).max(16))
 }
 
 /// How many rows about a query hold k of those that may be answered, where `inside` of `nodes` may: as many as hold them

@@ -429,6 +429,7 @@ impl<S: Structure> Probed<S> {
             threads,
             effort: point.effort,
             expected: point.recall,
+            plan: "probe",
             ..Answers::default()
         };
         // A look at a bit is far cheaper than judging a row, but they add up where few of the rows are allowed.

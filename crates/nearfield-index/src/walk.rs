@@ -1,6 +1,6 @@
 //! Where a graph's neighbours are kept, and how far a walk through it goes (`nearfield_kernels::walk`).
 
-pub(crate) use nearfield_kernels::walk::{Graph as View, Links, NONE, Reach, WIDEST, Walker};
+pub(crate) use nearfield_kernels::walk::{Graph as View, Links, NONE, Reach, Sieve, WIDEST, Walker};
 use nearfield_kernels::{Line, Metric, pages};
 
 /// The neighbours of nodes 0 to `nodes - 1`.
@@ -29,7 +29,7 @@ impl Level {
 
     /// The graph of these neighbours over guide codes of so many lines, the first `linked` nodes of which have some.
     pub fn view<'a>(&'a self, (codes, lines): (&'a [Line], usize), linked: usize) -> View<'a> {
-        View { codes, lines, links: &self.links, width: self.width, entries: entries(linked) }
+        View { codes, lines, links: &self.links, width: self.width, entries: entries(linked), sieve: None }
     }
 
     /// Neighbours of a node.

@@ -327,5 +327,8 @@ impl Steps for Plain {
 }
 
 fn walk(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
-    walk::walk::<Plain>(walker, graph, query, reach);
+    match graph.sieve {
+        None => walk::walk::<Plain, false>(walker, graph, query, reach),
+        Some(_) => walk::walk::<Plain, true>(walker, graph, query, reach),
+    }
 }

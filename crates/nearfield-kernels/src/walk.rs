@@ -41,6 +41,33 @@ pub struct Graph<'a> {
     pub width: usize,
     /// A walk starts from the nearest of this many first nodes.
     pub entries: usize,
+    /// Which nodes may be answered, where not all may.
+    pub sieve: Option<Sieve<'a>>,
+}
+
+/// Which nodes may be answered. A walk passes through the others as well, but it ends by those that may: where the next
+/// node is farther by some share than the `depth`-th nearest *of these*.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sieve<'a> {
+    /// Row of each node, NONE for nodes that may not be answered.
+    pub rows: &'a [u32],
+    /// A bit a row.
+    pub bits: &'a [u64],
+    /// Steps after which a walk looks where it stands, and gives up where it is expected to take too long.
+    pub patience: usize,
+    /// Steps that are too many.
+    pub budget: usize,
+    /// Nodes that may be answered which a walk expands before it ends, about.
+    pub expanded: usize,
+}
+
+impl Sieve<'_> {
+    /// Whether a node may be answered.
+    #[inline(always)]
+    pub fn holds(&self, node: u32) -> bool {
+        let row = self.rows[node as usize];
+        row != NONE && self.bits[row as usize / 64] >> (row % 64) & 1 == 1
+    }
 }
 
 /// Lines of neighbours that a node has at the most.
@@ -94,6 +121,10 @@ pub struct Walker {
     pub scored: usize,
     /// Nodes expanded by the last walk.
     pub hops: usize,
+    /// Entries of the nearest nodes that may be answered, where there is a sieve.
+    answerable: Vec<u64>,
+    /// Whether the last walk gave up, or found too few of them.
+    pub starved: bool,
 }
 
 /// The node of an entry of the pool.
@@ -139,6 +170,8 @@ impl Walker {
         }
         self.pool[..self.length].fill(u64::MAX);
         (self.length, self.scored, self.hops) = (0, 0, 0);
+        self.answerable.clear();
+        self.starved = false;
     }
 
     fn forget(&mut self) {
@@ -171,6 +204,24 @@ impl Walker {
     }
 }
 
+impl Walker {
+    /// Keeps the nearest `depth` nodes that may be answered, those of the first `count` of `found` among them.
+    #[inline(always)]
+    fn sift(&mut self, count: usize, depth: usize, sieve: &Sieve) {
+        for &entry in &self.found[..count] {
+            let full = self.answerable.len() == depth;
+            if full && entry >= self.answerable[depth - 1] || !sieve.holds(node_of(entry)) {
+                continue;
+            }
+            if full {
+                self.answerable.pop();
+            }
+            let at = self.answerable.partition_point(|other| *other < entry);
+            self.answerable.insert(at, entry);
+        }
+    }
+}
+
 /// The key below which a node must be to enter the pool.
 #[inline(always)]
 fn bar(pool: &[u64], length: usize, width: usize) -> u32 {
@@ -179,7 +230,7 @@ fn bar(pool: &[u64], length: usize, width: usize) -> u32 {
 
 /// Walks for one query and leaves the nearest nodes in the pool.
 #[inline(always)]
-pub(crate) fn walk<S: Steps>(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
+pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
     let Reach { width, depth, slack } = reach;
     assert!((1..=WIDEST).contains(&graph.width) && width > 0);
     walker.prepare(graph, width);
@@ -201,6 +252,12 @@ pub(crate) fn walk<S: Steps>(walker: &mut Walker, graph: &Graph, query: &GuideQu
         fetch(graph, node);
     }
     let adaptive = query.square.is_finite() && depth <= width;
+    let sieve = graph.sieve.as_ref().filter(|_| SIEVED);
+    let mut answerable = 0; // of those expanded
+    if let Some(sieve) = sieve.filter(|_| adaptive) {
+        walker.found[..walker.length].copy_from_slice(&walker.pool[..walker.length]);
+        walker.sift(walker.length, depth, sieve);
+    }
     let mut limit = u32::MAX;
     // The first place not expanded, the node whose neighbours are on their way, and how many neighbours of the one
     // before it wait to be scored.
@@ -215,6 +272,17 @@ pub(crate) fn walk<S: Steps>(walker: &mut Walker, graph: &Graph, query: &GuideQu
             walker.pool[next] |= 1;
             next += 1;
             fetch(graph, following);
+            if let Some(sieve) = sieve {
+                answerable += usize::from(sieve.holds(following));
+                if walker.hops >= sieve.patience
+                    && walker.hops.is_multiple_of(16)
+                    && answerable < sieve.expanded
+                    && walker.hops * sieve.expanded > sieve.budget * answerable.max(1)
+                {
+                    walker.starved = true;
+                    break;
+                }
+            }
         } else if waiting == 0 && chosen == NONE {
             break;
         }
@@ -236,7 +304,13 @@ pub(crate) fn walk<S: Steps>(walker: &mut Walker, graph: &Graph, query: &GuideQu
             let bar = bar(&walker.pool, walker.length, width).min(limit);
             let count = S::score(graph, &walker.fresh[..waiting], query, bar, &mut walker.found);
             next = next.min(walker.take::<S>(count, width));
-            if adaptive && walker.length >= depth {
+            if let Some(sieve) = sieve.filter(|_| adaptive) {
+                walker.sift(count, depth, sieve);
+                if let Some(last) = walker.answerable.get(depth - 1) {
+                    let near = unordered((last >> 32) as u32);
+                    limit = ordered(near + slack * (near + query.square / 2.0));
+                }
+            } else if adaptive && walker.length >= depth {
                 let near = unordered((walker.pool[depth - 1] >> 32) as u32);
                 limit = ordered(near + slack * (near + query.square / 2.0));
             }
@@ -244,6 +318,7 @@ pub(crate) fn walk<S: Steps>(walker: &mut Walker, graph: &Graph, query: &GuideQu
         std::mem::swap(&mut walker.fresh, &mut walker.ahead);
         (waiting, chosen) = (coming, following);
     }
+    walker.starved |= sieve.is_some() && adaptive && walker.answerable.len() < depth;
     walker.forget();
 }
 

@@ -78,9 +78,11 @@ pub mod avx2 {
 
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
     pub fn walk(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
-        match query.codes.len() / graph.lines {
-            2 => walk::walk::<Avx2<2>>(walker, graph, query, reach),
-            _ => walk::walk::<Avx2<4>>(walker, graph, query, reach),
+        match (query.codes.len() / graph.lines, graph.sieve) {
+            (2, None) => walk::walk::<Avx2<2>, false>(walker, graph, query, reach),
+            (2, Some(_)) => walk::walk::<Avx2<2>, true>(walker, graph, query, reach),
+            (_, None) => walk::walk::<Avx2<4>, false>(walker, graph, query, reach),
+            (_, Some(_)) => walk::walk::<Avx2<4>, true>(walker, graph, query, reach),
         }
     }
 }
@@ -280,9 +282,11 @@ pub mod avx512 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,bmi1,bmi2,popcnt")]
     pub fn walk(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
-        match query.codes.len() / graph.lines {
-            2 => walk::walk::<Avx512<2>>(walker, graph, query, reach),
-            _ => walk::walk::<Avx512<4>>(walker, graph, query, reach),
+        match (query.codes.len() / graph.lines, graph.sieve) {
+            (2, None) => walk::walk::<Avx512<2>, false>(walker, graph, query, reach),
+            (2, Some(_)) => walk::walk::<Avx512<2>, true>(walker, graph, query, reach),
+            (_, None) => walk::walk::<Avx512<4>, false>(walker, graph, query, reach),
+            (_, Some(_)) => walk::walk::<Avx512<4>, true>(walker, graph, query, reach),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use nearfield_kernels::guide::{Guide, GuideQuery, GuideScratch, Planes, Source, ordered};
 use nearfield_kernels::quantize::{Frame, absent, lines};
-use nearfield_kernels::walk::{Graph, Links, NONE, Reach, WIDEST, Walker};
+use nearfield_kernels::walk::{Graph, Links, NONE, Reach, Sieve, WIDEST, Walker};
 use nearfield_kernels::{
     BLOCK, Dots, Factors, GROUP, Kernels, LINE, Line, Metric, Weights, dispatch, kernels, reference,
 };
@@ -292,10 +292,12 @@ fn guide_keys_equal_the_reference_on_every_level() {
                 }
             }
             let mut walks: Vec<(Vec<u64>, usize, usize)> = Vec::new();
+            let numbers: Vec<u32> = (0..rows as u32).collect();
+            let thirds = vec![0x9249_2492_4924_9249u64; rows.div_ceil(64)];
             every_level(|kernels| {
                 let mut walker = Walker::default();
                 for entries in [3, 41, 20] {
-                    let graph = Graph { codes: &codes, lines, links: &links, width: wide, entries };
+                    let graph = Graph { codes: &codes, lines, links: &links, width: wide, entries, sieve: None };
                     for reach in [Reach::wide(width), Reach { width, depth: width.min(5), slack: 0.01 }] {
                         (kernels.walk)(&mut walker, &graph, &query, reach);
                         let found = walker.nearest().to_vec();
@@ -310,10 +312,18 @@ fn guide_keys_equal_the_reference_on_every_level() {
                             assert_eq!(found, nearest[..width.min(rows)], "{:?}", kernels.level);
                         }
                         walks.push((found, walker.scored, walker.hops));
+                        // Where every third row may be answered, the walk ends by these.
+                        let sieve = Sieve { rows: &numbers, bits: &thirds, patience: 4, budget: 30, expanded: 3 };
+                        (kernels.walk)(&mut walker, &Graph { sieve: Some(sieve), ..graph }, &query, reach);
+                        walks.push((
+                            walker.nearest().to_vec(),
+                            walker.scored,
+                            walker.hops + usize::from(walker.starved),
+                        ));
                     }
                 }
             });
-            let each = 6;
+            let each = 12;
             assert!(walks.chunks(each).all(|walk| walk == &walks[..each]), "levels walk differently");
         }
     }
@@ -358,7 +368,8 @@ fn guide_keys_follow_the_distance_and_do_not_depend_on_the_level() {
                 let degree = WIDEST * Links::WIDTH;
                 *place = ((i / degree + 1 + i % degree) % count) as u32;
             }
-            let graph = Graph { codes: &rows.coarse, lines: width, links: &links, width: WIDEST, entries: 9 };
+            let graph =
+                Graph { codes: &rows.coarse, lines: width, links: &links, width: WIDEST, entries: 9, sieve: None };
             let mut walker = Walker::default();
             (kernels.walk)(&mut walker, &graph, &scratch.query, Reach::wide(count));
             let order: Vec<u32> = walker.nodes().collect();
