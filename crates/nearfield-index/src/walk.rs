@@ -52,7 +52,7 @@ impl Level {
 /// First nodes among which a walk looks for its start. As nodes are numbered at random, the nearest of them is about
 /// the `nodes / entries`-th nearest of all; they lie side by side, so each costs a fraction of a node met on a walk.
 pub(crate) fn entries(nodes: usize) -> usize {
-    nodes.isqrt().next_multiple_of(8).min(nodes)
+    (nodes.isqrt() / 2).next_multiple_of(8).min(nodes)
 }
 
 /// A walk for k answers that expands about as many nodes as one of this width on an average, fewer for easy queries
