@@ -43,7 +43,10 @@ pub fn recall(got: &[i64], truth: &[i64], k: usize) -> f64 {
         let truth: HashSet<i64> = truth.iter().copied().filter(|id| *id >= 0).collect();
         found += got.iter().filter(|id| truth.contains(id)).count();
     }
-    found as f64 / truth.iter().filter(|id| **id >= 0).count().max(1) as f64
+    match truth.iter().filter(|id| **id >= 0).count() {
+        0 => 1.0, // nothing was there to be found
+        all => found as f64 / all as f64,
+    }
 }
 
 /// A place for a file of this process.
