@@ -9,12 +9,24 @@ pub fn filled<T: Copy>(count: usize, value: T) -> Vec<T> {
     values
 }
 
+/// Bytes from which on a growing vector is not copied, lest there be two of it: the system may move its pages instead,
+/// which breaks large ones up.
+const COPIED: usize = 256 << 20;
+
 /// Makes room for `more` values at the end of a vector, on 2 MB pages where the system grants them. Asked for more
 /// than there is room for, it makes room for half as many again, so that many small calls cost no more than one.
 pub fn reserve<T>(values: &mut Vec<T>, more: usize) {
     if values.capacity() - values.len() < more {
-        values.reserve(more.max(values.len() / 2));
-        advise(values.spare_capacity_mut());
+        let more = more.max(values.len() / 2);
+        if size_of_val(values.as_slice()) < COPIED {
+            let mut moved = Vec::with_capacity(values.len() + more);
+            advise(moved.spare_capacity_mut());
+            moved.append(values);
+            *values = moved;
+        } else {
+            values.reserve(more);
+            advise(values.spare_capacity_mut());
+        }
     }
 }
 
