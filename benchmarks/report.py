@@ -165,6 +165,8 @@ def concepts(result: dict[str, Any], folder: Path) -> None:
 
     lines = {name: curve(points, "one") for name, points in result["k"]["10"].items()}
     for kind, rivals in RIVALS.items():
+        if not lines.get(f"nearfield-{kind}"):
+            continue  # it was not in this run
         title = f"{result['rows']:,} MiniLM vectors of 384 dimensions, k = 10, one thread"
         figure, axes = _axes(0.7, title, (6.6, 3.9))
         for other in OWN:
