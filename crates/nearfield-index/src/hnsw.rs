@@ -359,7 +359,21 @@ impl Hnsw {
             work.scanned = plan.beside.len();
             (self.beside(kernels, plan, &code), code)
         });
-        let (best, read) = refine::walked(kernels, &full, (query, norm), &found, beside.as_ref(), plan.k);
+        let (best, read) = match beside {
+            None if refine::codes_pay(found.len(), plan.k, flat.dimension) => {
+                let code = flat.frame.encode_query(query, norm);
+                let rows = flat.rows(None);
+                found.iter().for_each(|row| rows.fetch(*row));
+                let judged = |row: u32| {
+                    let at = row as usize * rows.lines;
+                    let dot = (kernels.dot_codes)(&rows.codes[at..at + rows.lines], &code.high);
+                    Candidate { row, dot, upper: f32::INFINITY }
+                };
+                let candidates: Vec<Candidate> = found.iter().map(|row| judged(*row)).collect();
+                refine::best(kernels, &rows, &full, (query, norm, &code), &candidates, plan.k)
+            }
+            beside => refine::walked(kernels, &full, (query, norm), &found, beside.as_ref(), plan.k),
+        };
         work.read = read;
         clock.stop(2);
         work.stages = clock.stages;

@@ -57,6 +57,14 @@ pub(crate) enum Within<'a> {
 }
 
 impl Rows<'_> {
+    /// Asks for the row's code and factors, which are read soon.
+    pub fn fetch(&self, row: u32) {
+        (0..self.lines).for_each(|line| prefetch(self.codes, row as usize * self.lines + line));
+        if let Some(Factors { scale, residual, norm, bias }) = self.factors.get(row as usize / BLOCK) {
+            [scale, residual, norm, bias].into_iter().for_each(|line| prefetch(line, row as usize % BLOCK));
+        }
+    }
+
     /// Rows that are read.
     pub fn read(&self) -> usize {
         match self.within {
