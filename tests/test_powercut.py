@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ import powercut_writer
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nearfield.transaction.SEAL_ROWS", 8)
     monkeypatch.setattr("nearfield.compaction.PIECE_ROWS", 6)
+
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="strace is of Linux")
 
 
 def contents(db: nf.Database) -> Any:
@@ -42,8 +46,7 @@ def power_fails(tmp_path: Path, durability: str, tries: int) -> list[tuple[int, 
     changes were acknowledged, and how many were found, each time."""
     trace, states = tmp_path / "trace", wanted()
     command = [powercut_writer.__file__, str(tmp_path / "x.nf"), durability]
-    if not powercut.traced(command, trace):
-        pytest.skip("needs strace")
+    powercut.traced(command, trace)
     disk = powercut.Disk(tmp_path)
     outcome = []
     for printed, syncs in disk.moments(trace):
