@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
 
+import clusters
 import nearfield as nf
+from clusters import recall
 
 DIMENSION = 16
 SEEDS = st.integers(0, 2**32 - 1)
@@ -23,16 +25,7 @@ KINDS = ("flat", "hnsw", "ivf", "ivf_pq", "lsh")
 
 
 def rows(count: int, seed: int, dimension: int = DIMENSION) -> NDArray[np.float32]:
-    """Rows around 50 centres, their variance falling from axis to axis."""
-    spread = 1.0 / np.sqrt(1.0 + np.arange(dimension))
-    centres = np.random.default_rng(0).standard_normal((50, dimension)) * spread
-    rng = np.random.default_rng(seed)
-    drawn = centres[rng.integers(50, size=count)] + 0.7 * rng.standard_normal((count, dimension)) * spread
-    return drawn.astype(np.float32)
-
-
-def recall(got: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
-    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(got.tolist(), truth.tolist(), strict=True)]))
+    return clusters.clustered(count, seed, dimension, 50)
 
 
 class Changing(RuleBasedStateMachine):

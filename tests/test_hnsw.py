@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import clusters
 import nearfield as nf
+from clusters import recall
 from nearfield.errors import Corrupt, InvalidInput
 
 METRICS = ("cosine", "dot", "l2")
@@ -25,16 +27,7 @@ DIMENSION = 160
 
 
 def clustered(count: int, seed: int, dimension: int = DIMENSION) -> NDArray[np.float32]:
-    """Rows around 200 centres, their variance falling from axis to axis; norms differ."""
-    spread = 1.0 / np.sqrt(1.0 + np.arange(dimension))
-    centres = np.random.default_rng(0).standard_normal((200, dimension)) * spread
-    rng = np.random.default_rng(seed)
-    rows = centres[rng.integers(200, size=count)] + 0.7 * rng.standard_normal((count, dimension)) * spread
-    return rows.astype(np.float32)
-
-
-def recall(got: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
-    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(got.tolist(), truth.tolist(), strict=True)]))
+    return clusters.clustered(count, seed, dimension, 200)
 
 
 def one_by_one(index: nf.Index, queries: NDArray[np.float32], k: int, **more: object) -> NDArray[np.int64]:
