@@ -176,13 +176,13 @@ def test_a_published_graph_is_opened_and_brought_up_to_date(
         collection.delete(["3", "50"])
         collection.upsert(ids="7", embeddings=made[3])
     read: list[int] = []
-    parts = transaction.Transaction.vectors
+    parts = transaction.Transaction.sealed
 
     def counted(self: Any, state: State, first_row: int = 0) -> Any:
         read.append(first_row)
         return parts(self, state, first_row)
 
-    monkeypatch.setattr(transaction.Transaction, "vectors", counted)
+    monkeypatch.setattr(transaction.Transaction, "sealed", counted)
     with nf.open(tmp_path / "x.nf") as db:
         collection = db.collection("c", embedder=None)
         assert collection.search(made[3], k=1, exact=True).ids == ["7"]

@@ -67,6 +67,13 @@ class Index:
     def add_pieces(
         self, pieces: Iterator[NDArray[np.float32]], ids: NDArray[np.int64] | None, threads: int, settle: bool
     ) -> NDArray[np.int64]: ...
+    def add_files(
+        self,
+        files: Sequence[tuple[str | PathLike[str], int, int, NDArray[np.uint32] | None]],
+        ids: NDArray[np.int64],
+        threads: int,
+        settle: bool,
+    ) -> None: ...
     def settle(self, threads: int) -> None: ...
     @property
     def due(self) -> bool: ...

@@ -9,14 +9,14 @@ from __future__ import annotations
 import operator
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from nearfield import _native
 from nearfield.errors import InvalidInput, NotFound, StorageError
-from nearfield.types import METRICS, Metric, Report
+from nearfield.types import METRICS, FileRows, Metric, Report
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -182,6 +182,37 @@ class Index:
             return self._native.add(self._rows(vectors), given, self.threads, settle)
         except OSError as error:
             raise StorageError(f"cannot keep vectors in {self._folder}: {_reason(error)}; nothing was added") from error
+
+    def add_files(self, files: Sequence[FileRows], ids: ArrayLike, *, settle: bool = True) -> None:
+        """Add vectors that stay in files, all or none of them: a `.npy` of C-ordered float32, say.
+
+        The files may be removed, or their names given to others, but the bytes must not change while the index lives: a
+        file that is cut short ends the process. Only codes are held in memory, a quarter of the vectors.
+
+        Args:
+            files: Where the vectors are. They must be finite, which is not checked.
+            ids: Shape (n,), one for each of them, as for `add`.
+            settle: As for `add`.
+
+        Raises:
+            InvalidInput, AlreadyExists: As `add`.
+            StorageError: A file cannot be read, or is too short.
+
+        Example:
+            >>> import numpy as np, nearfield as nf, os, tempfile
+            >>> from nearfield.types import FileRows
+            >>> path = os.path.join(tempfile.mkdtemp(), "rows.f32")
+            >>> np.eye(2, dtype=np.float32).tofile(path)
+            >>> index = nf.Index(dimension=2)
+            >>> index.add_files([FileRows(path, start=0, rows=2)], ids=[7, 8])
+            >>> index.search([0.0, 1.0], k=1)[0].tolist()
+            [8]
+        """
+        parts = [(os.fspath(path), start, rows, chosen) for path, start, rows, chosen in files]
+        try:
+            self._native.add_files(parts, _ids(ids, "ids"), self.threads, settle)
+        except OSError as error:
+            raise StorageError(f"cannot read vectors: {_reason(error)}; nothing was added") from error
 
     def settle(self) -> None:
         """Build the graph, or bring it up to date, where that pays: what `add` does at its end.

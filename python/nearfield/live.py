@@ -21,7 +21,7 @@ from nearfield.errors import Corrupt, NearfieldError, StorageError
 from nearfield.index import Index
 from nearfield.store import Store
 from nearfield.transaction import State, Transaction
-from nearfield.types import Metric, Report
+from nearfield.types import FileRows, Metric, Report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -300,8 +300,10 @@ class LiveIndex(Published[Index]):
             dead = transaction.dead_rows(state.id, since.seq)
             if len(known := dead[dead < since.next_row]):
                 thing.remove(known)
-        if state.next_row > since.next_row:
-            for first, vectors in _merged(transaction.vectors(state, since.next_row)):
+        unsealed = since.next_row
+        if state.next_row > unsealed:
+            unsealed = self._mapped(thing, transaction, state, unsealed, dead)
+            for first, vectors in _merged(transaction.vectors(state, unsealed)):
                 rows = np.arange(first, first + len(vectors), dtype=np.int64)
                 alive = ~np.isin(rows, dead)
                 if alive.all():
@@ -316,6 +318,24 @@ class LiveIndex(Published[Index]):
                 "`nearfield verify` says what is damaged"
             )
         return thing
+
+    def _mapped(
+        self, thing: Index, transaction: Transaction, state: State, first_row: int, dead: NDArray[np.int64]
+    ) -> int:
+        """Add the sealed vectors from `first_row` on, which stay in their files; returns the row after them."""
+        files: list[FileRows] = []
+        added: list[NDArray[np.int64]] = []
+        end = first_row
+        for first, file in transaction.sealed(state, first_row):
+            end = first + file.rows
+            rows = np.arange(first, end, dtype=np.int64)
+            alive = rows[~np.isin(rows, dead)]
+            if len(alive):
+                files.append(file if len(alive) == file.rows else file._replace(chosen=(alive - first).astype("u4")))
+                added.append(alive)
+        if files:
+            thing.add_files(files, np.concatenate(added), settle=False)
+        return end
 
 
 def _merged(pieces: Iterable[tuple[int, NDArray[np.float32]]]) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -39,7 +39,7 @@ class Segment(NamedTuple):
     dtype: str
     crc32: int
 
-    def checked(self, dimension: int, known: set[tuple[Path, int]]) -> NDArray[Any]:
+    def checked(self, dimension: int, known: set[tuple[Path, int]]) -> np.memmap[Any, Any]:
         """As `open`; when the file is not among those `known` to be good, it is read through first.
 
         Raises:
@@ -55,14 +55,14 @@ class Segment(NamedTuple):
             known.add((self.path, self.crc32))
         return vectors
 
-    def open(self, dimension: int) -> NDArray[Any]:
+    def open(self, dimension: int) -> np.memmap[Any, Any]:
         """The vectors, memory-mapped: shape (rows, dimension).
 
         Raises:
             Corrupt: the file is missing, or is not what the catalog says.
         """
         try:
-            vectors: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            vectors: np.memmap[Any, Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # NumPy reads the header as Python: damage in it raises whatever Python raises
             raise Corrupt(
                 f"the vectors in {self.path} cannot be read ({error}); restore the file from a backup"

@@ -14,6 +14,7 @@ import numpy as np
 from nearfield import _native, segments
 from nearfield.catalog import Catalog, Generation, State
 from nearfield.errors import AlreadyExists, Corrupt, InvalidInput
+from nearfield.types import FileRows
 
 __all__ = ["MAX_ROWS", "SEAL_ROWS", "Generation", "State", "Stored", "Transaction"]
 
@@ -162,6 +163,20 @@ class Transaction(Catalog):
             first_row += len(lines)
         if first_row != state.next_row:
             raise Corrupt(f"collection {state.name!r} has {first_row} vectors for its {state.next_row} rows")
+
+    def sealed(self, state: State, first_row: int = 0) -> Iterator[tuple[int, FileRows]]:
+        """Where the sealed vectors from `first_row` on are, dead rows too: (row of the first, file), in order.
+
+        Raises:
+            Corrupt: as `vectors`.
+        """
+        for segment in self.segments(state):
+            skipped = max(first_row - segment.first_row, 0)
+            if skipped < segment.rows and state.dimension is not None:
+                vectors = segment.checked(state.dimension, self.checked)
+                start = vectors.offset + 4 * state.dimension * skipped
+                segments.let_go(vectors)
+                yield segment.first_row + skipped, FileRows(segment.path, start, segment.rows - skipped)
 
     def vectors_of(self, state: State, rows: Sequence[int]) -> NDArray[np.float32]:
         """The vectors of `rows`, in their order: shape (len(rows), dimension)."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +19,18 @@ Scalar: TypeAlias = str | int | float | bool | None
 Metadata: TypeAlias = Mapping[str, Any]  # scalars, dates, and lists and mappings of these
 Where: TypeAlias = Mapping[str, Any]
 OrderBy: TypeAlias = Any  # a field by name, "-name", F(name), -F(name), or a sequence of these
+
+
+class FileRows(NamedTuple):
+    """Vectors in a file: `rows` of them, C-ordered little-endian float32, from byte `start` on.
+
+    `chosen` are the only ones that count, ascending from 0; None: all.
+    """
+
+    path: str | os.PathLike[str]
+    start: int
+    rows: int
+    chosen: NDArray[np.uint32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

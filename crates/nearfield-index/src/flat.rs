@@ -6,6 +6,7 @@
 //! "A Quantitative Analysis and Performance Study for Similarity-Search Methods in High-Dimensional Spaces", 1998)
 //! with one scale a vector and a norm for what the code misses instead of cell corners.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,6 +16,7 @@ use nearfield_kernels::{BLOCK, Factors, Line, Metric, kernels, pages};
 use crate::allow::{Allow, Allowed};
 use crate::codec::{Header, Reader, Writer};
 use crate::ids::Ids;
+use crate::mapped::Mapped;
 use crate::pool::each_job;
 use crate::refine::{self, Full, Ranked};
 use crate::scan::{self, Rows, Within};
@@ -256,9 +258,11 @@ impl Flat {
                 jobs,
                 || (),
                 |(), (norms, first)| {
+                    let coded = first..first + norms.len();
                     for (norm, row) in norms.iter_mut().zip(first..) {
                         *norm = (kernels().dot_exact)(vectors.row(row), vectors.row(row)).sqrt();
                     }
+                    vectors.let_go(coded);
                 },
             );
         }
@@ -272,6 +276,7 @@ impl Flat {
             let row = |row| self.vectors.row(row);
             self.frame = Frame::train_on(self.metric, self.dimension, rows, row, &self.norms);
             self.framed = rows;
+            self.vectors.let_go(0..rows);
         }
         self.encode(if retrain { 0 } else { first }, threads);
     }
@@ -298,6 +303,8 @@ impl Flat {
                         frame.encode(vectors.row(row), norm, &mut moved, code, &mut factors[i / BLOCK], i % BLOCK);
                     }
                 }
+                let start = first + job * ROWS_PER_JOB;
+                vectors.let_go(start..start + codes.len() / lines);
             },
         );
         vectors.in_order(false);
@@ -547,6 +554,14 @@ impl Batch {
     pub fn push(&mut self, rows: &[f32]) -> Result<()> {
         check_finite(rows, self.0.dimension(), self.0.rows())?;
         self.0.extend(rows)
+    }
+
+    /// Adds rows that stay in a file, which must not change: of the `rows` that begin at this byte those in `slots`, or
+    /// all. They must be finite.
+    pub fn push_file(&mut self, path: &Path, start: u64, rows: usize, slots: Option<Vec<u32>>) -> Result<()> {
+        let mapped = Mapped::of(&File::open(path)?, start, rows * self.0.dimension())?;
+        self.0.extend_mapped(mapped, slots);
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use memmap2::{Mmap, MmapOptions};
@@ -58,6 +59,18 @@ impl Mapped {
         let _ = self.0.advise(if yes { memmap2::Advice::Sequential } else { memmap2::Advice::Random }); // a hint
         #[cfg(not(unix))]
         let _ = yes;
+    }
+
+    /// Takes these numbers out of this process's memory; what is looked at again comes from the file again.
+    pub fn let_go(&self, numbers: Range<usize>) {
+        #[cfg(unix)]
+        {
+            let (start, bytes) = (4 * numbers.start, 4 * numbers.len());
+            // SAFETY: the map is read only and of a file, so its pages are those of the file before and after.
+            let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, bytes) }; // a hint
+        }
+        #[cfg(not(unix))]
+        let _ = numbers;
     }
 
     /// The bytes in the file.

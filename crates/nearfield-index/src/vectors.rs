@@ -1,9 +1,11 @@
-//! Where the rows are kept in full: in memory, in the index file they were read from, or in files without a name.
+//! Where the rows are kept in full: in memory, in the index file they were read from, in files of their own, or in files
+//! without a name.
 //!
 //! Rows stand in *pieces*, one after the other. A piece in memory grows at its end; one in a file is never changed. Of the
 //! rows in a file a search reads a few, so they need no memory of their own: what the system keeps of them it takes back
 //! when it needs the room.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,7 +44,7 @@ struct Piece {
 #[derive(Clone, Debug)]
 enum Numbers {
     Held(Vec<f32>),
-    Spilled(Arc<Mapped>),
+    Filed(Arc<Mapped>),
     Kept(Arc<Kept>),
 }
 
@@ -51,7 +53,7 @@ impl Numbers {
     fn all(&self) -> &[f32] {
         match self {
             Self::Held(numbers) => numbers,
-            Self::Spilled(mapped) => mapped.numbers(),
+            Self::Filed(mapped) => mapped.numbers(),
             Self::Kept(kept) => kept.mapped.numbers(),
         }
     }
@@ -59,7 +61,7 @@ impl Numbers {
     fn mapped(&self) -> Option<&Mapped> {
         match self {
             Self::Held(_) => None,
-            Self::Spilled(mapped) => Some(mapped),
+            Self::Filed(mapped) => Some(mapped),
             Self::Kept(kept) => Some(&kept.mapped),
         }
     }
@@ -139,7 +141,7 @@ impl Vectors {
             if last.is_some() {
                 self.pieces.pop();
             }
-            self.pieces.push(Piece { first, end, numbers: Numbers::Spilled(Arc::new(spilled)), slots: None });
+            self.pieces.push(Piece { first, end, numbers: Numbers::Filed(Arc::new(spilled)), slots: None });
             return Ok(());
         }
         match last {
@@ -164,6 +166,16 @@ impl Vectors {
         Self { dimension: self.dimension, pieces: Vec::new(), folder: self.folder.clone(), spill: self.spill }
     }
 
+    /// Adds rows at the end that stay where they are: those in `slots` of this file, or all of it.
+    pub fn extend_mapped(&mut self, mapped: Mapped, slots: Option<Vec<u32>>) {
+        let (first, rows) = (self.rows(), mapped.numbers().len() / self.dimension);
+        assert!(slots.as_ref().is_none_or(|slots| slots.iter().all(|slot| (*slot as usize) < rows)));
+        let end = first + slots.as_ref().map_or(rows, Vec::len);
+        if end > first {
+            self.pieces.push(Piece { first, end, numbers: Numbers::Filed(Arc::new(mapped)), slots });
+        }
+    }
+
     /// Writes what is left of many rows to a file too.
     pub fn write_rest(&mut self) -> Result<()> {
         let many = self.pieces.len() > 1;
@@ -171,7 +183,7 @@ impl Vectors {
             && many
             && matches!(piece.numbers, Numbers::Held(_))
         {
-            piece.numbers = Numbers::Spilled(Arc::new(Mapped::spilled(folder, [piece.numbers.all()].into_iter())?));
+            piece.numbers = Numbers::Filed(Arc::new(Mapped::spilled(folder, [piece.numbers.all()].into_iter())?));
         }
         Ok(())
     }
@@ -221,12 +233,27 @@ impl Vectors {
         if 4 * left.len() * self.dimension < self.spill {
             return Some(Numbers::Held(rows.flatten().copied().collect()));
         }
-        Mapped::spilled(self.folder.as_deref()?, rows).ok().map(|spilled| Numbers::Spilled(Arc::new(spilled)))
+        Mapped::spilled(self.folder.as_deref()?, rows).ok().map(|spilled| Numbers::Filed(Arc::new(spilled)))
     }
 
     /// Tells the system that rows are about to be read one after the other, or no more.
     pub fn in_order(&self, yes: bool) {
         self.pieces.iter().filter_map(|piece| piece.numbers.mapped()).for_each(|mapped| mapped.in_order(yes));
+    }
+
+    /// Takes rows that were read in order out of this process's memory, as far as they stay in files.
+    pub fn let_go(&self, rows: Range<usize>) {
+        if rows.is_empty() {
+            return;
+        }
+        let started = self.pieces.partition_point(|piece| piece.end <= rows.start);
+        for piece in self.pieces[started..].iter().take_while(|piece| piece.first < rows.end) {
+            let Some(mapped) = piece.numbers.mapped() else { continue };
+            let places = rows.start.max(piece.first) - piece.first..rows.end.min(piece.end) - piece.first;
+            let slots = piece.slots.as_ref().map(|slots| &slots[places.clone()]);
+            let slots = slots.map_or(places, |slots| slots[0] as usize..slots[slots.len() - 1] as usize + 1);
+            mapped.let_go(slots.start * self.dimension..slots.end * self.dimension);
+        }
     }
 
     /// Reads what stays in an index file and checks that it is what was written.
@@ -258,6 +285,17 @@ mod tests {
             for step in 0..200 {
                 if next(4) > 0 {
                     let rows: Vec<[f32; 3]> = (0..next(40)).map(|i| [step as f32, i as f32, next(9) as f32]).collect();
+                    if next(4) == 0 && !rows.is_empty() {
+                        let mapped = Mapped::spilled(folder.path(), [rows.as_flattened()].into_iter()).unwrap();
+                        let slots: Vec<u32> = (0..rows.len() as u32).filter(|_| next(3) > 0).collect();
+                        let all = next(2) == 0;
+                        kept.extend_mapped(mapped, (!all).then(|| slots.clone()));
+                        let chosen = |i: u32| all || slots.contains(&i);
+                        plain.extend(rows.iter().zip(0..).filter(|(_, i)| chosen(*i)).map(|(row, _)| row));
+                        let end = plain.len();
+                        kept.let_go(end / 2..end);
+                        continue;
+                    }
                     if next(3) == 0 {
                         let mut batch = kept.empty();
                         rows.chunks(7).for_each(|rows| batch.extend(rows.as_flattened()).unwrap());
@@ -277,7 +315,7 @@ mod tests {
                 assert!((0..plain.len()).all(|row| kept.row(row) == plain[row]));
             }
             let (held, mapped) = kept.bytes();
-            assert!(held + mapped >= 12 * plain.len() && (spill == usize::MAX) == (mapped == 0));
+            assert!(held + mapped >= 12 * plain.len() && (mapped > 0 || spill == usize::MAX));
         }
     }
 

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 
 use crate::raised;
 
+type Part<'py> = (PathBuf, u64, usize, Option<PyReadonlyArray1<'py, u32>>);
 type Exported<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray2<f32>>);
 /// Rows scanned, rows reread, bytes read, threads, hops, whether exact, effort, expected recall; the way chosen, queries
 /// that a scan had to answer after it, nanoseconds of the stages of walks.
@@ -170,6 +171,28 @@ impl Index {
             if settle { index.add(&[], ids, threads) } else { index.append(&[], ids, threads) }
         };
         Ok(self.write(py, add).map_err(raised)?.into_pyarray(py))
+    }
+
+    /// As `add_pieces`, of rows that stay in files: path, first byte, rows, and which of them (None: all).
+    fn add_files(
+        &self,
+        py: Python<'_>,
+        files: Vec<Part<'_>>,
+        ids: PyReadonlyArray1<'_, i64>,
+        threads: usize,
+        settle: bool,
+    ) -> PyResult<()> {
+        let mut batch = self.read(py, |index| index.vectors().batch());
+        for (path, start, rows, slots) in files {
+            let slots = slots.map(|slots| slots.as_slice().map(<[u32]>::to_vec)).transpose()?;
+            batch.push_file(&path, start, rows, slots).map_err(raised)?;
+        }
+        let ids = ids.as_slice()?;
+        let add = |index: &mut dyn Kind| {
+            index.stage(batch);
+            if settle { index.add(&[], Some(ids), threads) } else { index.append(&[], Some(ids), threads) }
+        };
+        self.write(py, add).map_err(raised).map(|_| ())
     }
 
     fn remove(&self, py: Python<'_>, ids: PyReadonlyArray1<'_, i64>, threads: usize) -> PyResult<usize> {
