@@ -37,9 +37,10 @@ def document(id: str, number: int) -> str:
 
 def main(path: str, life: int, mode: str, count: int) -> None:
     import nearfield as nf
-    from nearfield import compaction, live, transaction
+    from nearfield import checkpoint, compaction, live, transaction
 
     mixed = mode != "adds"
+    checkpoint.CHANGES, checkpoint.LIMIT = 50, 1 << 18
     if mixed:
         transaction.SEAL_ROWS = 40
     if mode == "upkeep":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import nearfield as nf
-from nearfield import compaction, live, transaction
+from nearfield import checkpoint, compaction, live, transaction
 
 
 def vectors(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -65,6 +65,8 @@ def small() -> None:
 
 def main(path: str, durability: Any) -> None:
     small()
+    if durability == "full":  # else checkpoints would sync what is to be lost
+        checkpoint.CHANGES, checkpoint.LIMIT = 20, 1 << 16
     with nf.open(path, durability=durability) as db:
         os.write(1, b".")
         for change in changes(db):

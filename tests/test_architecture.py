@@ -35,6 +35,7 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
             {
                 "store",
                 "catalog",
+                "checkpoint",
                 "compaction",
                 "maintenance",
                 "schema",

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from nearfield.checkpoint import LIMIT
 from nearfield.errors import (
     Corrupt,
     DiskFull,
@@ -121,10 +122,8 @@ def connect(
         connection.execute("PRAGMA checkpoint_fullfsync = 1")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA cache_size = -32768")
-        # A change of 1,000 scattered records is 2,000 pages. With SQLite's 1,000 it waits for each twice: written to
-        # the WAL, and moved from there to all corners of the catalog. So a few such changes are moved together.
-        connection.execute("PRAGMA wal_autocheckpoint = 8192")
-        connection.execute("PRAGMA journal_size_limit = 67108864")  # a bulk add leaves no giant WAL behind
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # `checkpoint.py` sees to it, and nobody waits
+        connection.execute(f"PRAGMA journal_size_limit = {LIMIT}")  # a bulk add leaves no giant WAL behind
     except BaseException:
         connection.close()
         raise

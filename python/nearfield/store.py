@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from nearfield import schema, segments, wal
-from nearfield.errors import Closed, Corrupt, InvalidInput, Locked, NotADatabase, ReadOnly
+from nearfield.checkpoint import Checkpointer
+from nearfield.errors import Closed, Corrupt, InvalidInput, Locked, NearfieldError, NotADatabase, ReadOnly
 from nearfield.maintenance import MaintenanceLock
 from nearfield.schema import CATALOG, Durability, translated
 from nearfield.transaction import Generation, State, Transaction
@@ -54,6 +55,7 @@ class Store:
         self._rest = 0.0  # when the next one may start
         self._known: set[tuple[Path, int]] = set()  # segments that were read through, and are good
         self._maintenance = None if path is None else MaintenanceLock(path)
+        self._checkpoints = None if path is None else Checkpointer(path / wal.WAL)
         with translated(path, "opening"):
             if path is None:
                 self._writer = schema.connect(None, durability=durability)
@@ -112,6 +114,9 @@ class Store:
             self.check_writable()
             if self._writer is None:
                 self._writer = self._connect()
+            if self._checkpoints is not None and wait:
+                self._checkpoints.make_room(self._move_log)
+            changes = self._writer.total_changes
             self._writer.execute(f"PRAGMA busy_timeout = {int(1000 * schema.TIMEOUT) if wait else 0}")
             self._writer.execute("BEGIN IMMEDIATE")
             transaction = Transaction(self._writer, self.path, self._known)
@@ -130,6 +135,8 @@ class Store:
                         with suppress(OSError):
                             path.unlink()
                 raise
+            if self._checkpoints is not None:
+                self._checkpoints.written(self._writer.total_changes - changes, self._move_log)
 
     @contextmanager
     def maintaining(self, wait: float = 0.0) -> Iterator[bool]:
@@ -239,6 +246,8 @@ class Store:
             self._disconnect()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()  # it finds the store closed
+        if self._checkpoints is not None:
+            self._checkpoints.wait()
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At the end of the interpreter modules are half gone, and nothing is lost: SQLite closes its files by itself.
@@ -298,7 +307,11 @@ class Store:
         self._idle.clear()
         self._writer = None
 
-    def _checkpoint(self, mode: Literal["FULL", "TRUNCATE"] = "FULL") -> bool:
+    def _move_log(self) -> None:
+        with suppress(NearfieldError, sqlite3.Error):
+            self._checkpoint("PASSIVE")
+
+    def _checkpoint(self, mode: Literal["PASSIVE", "FULL", "TRUNCATE"] = "FULL") -> bool:
         """Move the WAL into the catalog as far as readers let it; True when that was all of it."""
         with self._connection() as connection:
             connection.execute("PRAGMA busy_timeout = 0")
