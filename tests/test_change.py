@@ -181,7 +181,8 @@ def test_a_walk_among_rows_that_may_not_be_answered_gives_up_early() -> None:
         ids, _, report = index.search(query, 10, allow=order[-10_000:], recall=0.8, report=True)
         np.testing.assert_array_equal(ids, order[-10_000:][:10])
         if report.plan != "gather" and report.plan != "scan":
-            assert (report.plan, report.rescued) == ("walk, then scan", 1)
+            assert report.plan in ("walk, then scan", "walk, then sweep")
+            assert report.rescued == 1
             assert report.hops < 200
         ids, _, report = index.search(query, 10, allow=order[:10_000], recall=0.8, report=True)
         assert report.plan == "walk"

@@ -91,6 +91,32 @@ def test_filters_cost_no_recall(pair: tuple[nf.Index, nf.Index], share: float) -
     assert recall(got, truth) >= 0.93
 
 
+@pytest.mark.parametrize("place", ["anywhere", "together", "far"])
+def test_filters_anywhere_reach_the_recall_by_every_way(pair: tuple[nf.Index, nf.Index], place: str) -> None:
+    """Far from the query all rows are about as far as each other, and short codes cannot tell them apart."""
+    graph, flat = pair
+    queries, rng, ways = clustered(30, 16), np.random.default_rng(18), set()
+    for share in (0.5, 0.1, 0.03):
+        got, truth = [], []
+        for query in queries:
+            mask = np.zeros(20_000, bool)
+            if place == "anywhere":
+                mask[rng.permutation(20_000)[: int(share * 20_000)]] = True
+            else:
+                around = query if place == "far" else queries[rng.integers(30)]
+                order = flat.search(around, 20_000)[0][:: -1 if place == "far" else 1]
+                mask[order[: int(share * 20_000)]] = True
+            ids, scores, report = graph.search(query, 10, allow=mask, report=True)
+            right, known = flat.search(query, 10, allow=mask)
+            assert dict(zip(right, known, strict=True)).items() & dict(zip(ids, scores, strict=True)).items()
+            ways.add(report.plan)
+            got.append(ids)
+            truth.append(right)
+        assert recall(np.array(got), np.array(truth)) >= 0.97, (share, place)
+    if graph.metric != "dot":
+        assert ("sweep, then scan" if place == "far" else "sweep") in ways
+
+
 def test_a_filter_far_from_the_query_still_gets_its_answers(pair: tuple[nf.Index, nf.Index]) -> None:
     graph, flat = pair
     query = clustered(1, 8)[0]

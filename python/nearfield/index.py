@@ -320,9 +320,7 @@ class Index:
         if kind == "auto":
             kind = "flat" if proven else "hnsw"
         counted = (scanned, reread, read, threads, 1000 * elapsed, hops, effort, expected)
-        if rescued:
-            plan += ", then scan"
-        stages = {} if not hops else dict(zip(_STAGES, (1e-6 * spent for spent in nanoseconds), strict=True))
+        stages = dict(zip(_STAGES, (1e-6 * spent for spent in nanoseconds), strict=True)) if any(nanoseconds) else {}
         return ids, scores, Report(kind, proven, count, *counted, plan=plan, rescued=rescued, stages=stages)
 
     def save(self, path: str | os.PathLike[str]) -> None:

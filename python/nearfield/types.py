@@ -112,10 +112,11 @@ class Report:
     neighbours were looked at. effort: how far an approximate search went, in the unit of its kind (width of a walk),
     0 for an exact one. expected: share of the true answers that this effort found when it was measured.
     bytes_read: bytes of codes, factors and vectors read. For a batch, all figures are of the whole batch.
-    plan: the way that was chosen: "scan" of all codes, "gather" (of those allowed alone), "walk" through a graph, or
-    "probe" of lists or tables; ", then scan" where these found too little for some queries, as many as `rescued`.
+    plan: the way that was chosen: "scan" of all codes, "gather" (of those allowed alone), "walk" through a graph,
+    "sweep" (over the graph's short codes of those allowed), or "probe" of lists or tables; ", then scan" or ", then
+    sweep" where these found too little for some queries, as many as `rescued`.
     stages: milliseconds of each stage of a collection's search: embed, filter, dense, fuse, fetch, rerank; of an index
-    that walks: encode (the query), walk, look (closer, at what was found), summed over the threads.
+    that walks or sweeps: encode (the query), walk, look (closer, at what was found), summed over the threads.
     """
 
     kind: str

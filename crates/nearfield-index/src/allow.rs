@@ -1,5 +1,7 @@
 //! Which rows may be answered: what the caller names by id, and the bitmap over rows that searches look at.
 
+use nearfield_kernels::kernels;
+
 use crate::ids::Ids;
 
 /// Vectors that may be answered, as the caller names them.
@@ -30,10 +32,7 @@ impl Allowed {
                 }
             }
             Allow::Mask(mask) if ids.are_rows() => {
-                let mask = &mask[..mask.len().min(rows)];
-                for (word, places) in bits.iter_mut().zip(mask.chunks(64)) {
-                    *word = packed(places);
-                }
+                (kernels().pack_bits)(&mask[..mask.len().min(rows)], &mut bits);
                 ids.keep_live(&mut bits);
             }
             Allow::Mask(mask) => {
@@ -80,31 +79,21 @@ impl Allowed {
 
     /// The rows, ascending.
     pub fn rows(&self) -> Vec<u32> {
-        let mut rows = Vec::with_capacity(self.count);
+        self.listed(Some)
+    }
+
+    /// What these rows stand for, in their order, where they stand for something.
+    pub fn listed(&self, of: impl Fn(u32) -> Option<u32>) -> Vec<u32> {
+        let mut listed = Vec::with_capacity(self.count);
         for (first, word) in (0..).step_by(64).zip(&self.bits) {
             let mut left = *word;
             while left != 0 {
-                rows.push(first + left.trailing_zeros());
+                listed.extend(of(first + left.trailing_zeros()));
                 left &= left - 1;
             }
         }
-        rows
+        listed
     }
-}
-
-/// Up to 64 truth values as bits, the first one lowest. Eight at a time: the product gathers the lowest bits of eight
-/// bytes in its highest byte.
-pub(crate) fn packed(places: &[bool]) -> u64 {
-    let eights = places.chunks_exact(8);
-    let rest = eights.remainder();
-    let mut word = 0;
-    let mut shift = 0;
-    for eight in eights {
-        let bytes: [u8; 8] = std::array::from_fn(|i| u8::from(eight[i]));
-        word |= (u64::from_le_bytes(bytes).wrapping_mul(0x0102_0408_1020_4080) >> 56) << shift;
-        shift += 8;
-    }
-    rest.iter().enumerate().fold(word, |word, (i, place)| word | u64::from(*place) << (shift + i))
 }
 
 #[cfg(test)]

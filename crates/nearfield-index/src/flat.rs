@@ -101,9 +101,10 @@ pub struct Answers {
     pub effort: usize,
     /// Share of the true answers that this effort found when it was measured.
     pub expected: f64,
-    /// The way that was chosen: a "scan" of all codes, of those allowed ("gather"), a "walk", or a "probe" of lists.
+    /// The way that was chosen: a "scan" of all codes, of those allowed ("gather"), a "walk", a "sweep" over guide codes,
+    /// or a "probe" of lists; and the way by which those were answered that it found too little for.
     pub plan: &'static str,
-    /// Queries for which that found too little, and which were answered by a scan.
+    /// Queries for which the first way found too little.
     pub rescued: usize,
     /// Nanoseconds spent on coding queries, walking, and looking closer, where they were asked for.
     pub stages: [u64; 3],
@@ -370,10 +371,15 @@ impl Flat {
     /// As `search`, with the rows allowed instead of what the request says of them.
     pub(crate) fn search_allowed(&self, allowed: Option<&Allowed>, request: &Request) -> Result<Answers> {
         let Some(allowed) = allowed else { return self.search_listed(None, request) };
-        if allowed.count() * DENSE > self.ids.rows() {
+        if self.is_dense(allowed) {
             return self.search_within(Within::Allowed(allowed), request);
         }
         self.search_listed(Some(&allowed.rows()), request)
+    }
+
+    /// Whether so many rows are allowed that all codes are read.
+    pub(crate) fn is_dense(&self, allowed: &Allowed) -> bool {
+        allowed.count() * DENSE > self.ids.rows()
     }
 
     /// As `search`, among the rows listed (ascending) instead of the ids allowed.
@@ -442,13 +448,13 @@ impl Flat {
         Ok(())
     }
 
-    /// Answers exactly where an approximate search found too few of the rows that may be answered.
+    /// Answers `again` where an approximate search found too few of the rows that may be answered.
     pub(crate) fn rescue(
         &self,
         request: &Request,
-        allowed: Option<&Allowed>,
         starved: &[usize],
         answers: &mut Answers,
+        again: impl FnOnce(&Request) -> Result<Answers>,
     ) -> Result<()> {
         if starved.is_empty() {
             return Ok(());
@@ -456,15 +462,21 @@ impl Flat {
         let (dimension, k) = (self.dimension, request.k);
         let queries: Vec<f32> =
             starved.iter().flat_map(|q| &request.queries[q * dimension..(q + 1) * dimension]).copied().collect();
-        let exact = self.search_allowed(allowed, &Request { queries: &queries, ..*request })?;
+        let more = again(&Request { queries: &queries, ..*request })?;
+        answers.plan = match (answers.plan, more.plan) {
+            ("walk", "sweep") => "walk, then sweep",
+            ("walk", _) => "walk, then scan",
+            ("sweep", _) => "sweep, then scan",
+            _ => "probe, then scan",
+        };
         answers.rescued = starved.len();
         for (i, q) in starved.iter().enumerate() {
-            answers.ids[q * k..(q + 1) * k].copy_from_slice(&exact.ids[i * k..(i + 1) * k]);
-            answers.scores[q * k..(q + 1) * k].copy_from_slice(&exact.scores[i * k..(i + 1) * k]);
+            answers.ids[q * k..(q + 1) * k].copy_from_slice(&more.ids[i * k..(i + 1) * k]);
+            answers.scores[q * k..(q + 1) * k].copy_from_slice(&more.scores[i * k..(i + 1) * k]);
         }
-        answers.rows_scanned += exact.rows_scanned;
-        answers.rows_reread += exact.rows_reread;
-        answers.bytes_read += exact.bytes_read;
+        answers.rows_scanned += more.rows_scanned;
+        answers.rows_reread += more.rows_reread;
+        answers.bytes_read += more.bytes_read;
         Ok(())
     }
 

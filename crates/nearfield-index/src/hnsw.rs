@@ -10,8 +10,8 @@
 //! [`crate::hnsw_change`].
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use nearfield_kernels::guide::{Guide, GuideCodes, GuideScratch, Planes};
@@ -19,6 +19,7 @@ use nearfield_kernels::quantize::{self, QueryCode};
 use nearfield_kernels::{Kernels, Line, Metric, kernels, prefetch};
 
 use crate::allow::Allowed;
+use crate::filtered::Swept;
 use crate::flat::{Answers, Batch, Flat, Request};
 use crate::hnsw_build::{DEGREE, Points};
 use crate::hnsw_change::Change;
@@ -72,6 +73,8 @@ pub(crate) struct Graph {
     pub dead: usize,
     /// What has happened to it since it was built.
     pub change: Change,
+    /// Node of each row, once a filter has asked for it.
+    pub places: OnceLock<Vec<u32>>,
 }
 
 /// An index of float32 vectors that answers approximately and fast.
@@ -94,29 +97,34 @@ struct Bench {
 }
 
 /// A walk's part of an answer.
-struct Plan<'a> {
-    reach: Reach,
+#[derive(Clone, Copy)]
+pub(crate) struct Plan<'a> {
+    pub reach: Reach,
     /// When a walk for the rows allowed gives up.
-    sieve: Sieve<'a>,
-    timed: bool,
+    pub sieve: Sieve<'a>,
+    pub timed: bool,
     /// Candidates wanted for a second look.
-    wanted: usize,
+    pub wanted: usize,
     /// See [`margin`].
-    margin: f32,
+    pub margin: f32,
     /// Rows that may be answered.
-    allowed: Option<&'a Allowed>,
+    pub allowed: Option<&'a Allowed>,
+    /// Their nodes, where all of these are looked at instead of walking.
+    pub swept: Option<&'a Swept>,
     /// Rows to be scanned beside the walk.
-    beside: &'a [u32],
-    k: usize,
+    pub beside: &'a [u32],
+    /// Rows in the graph that may be answered.
+    pub inside: usize,
+    pub k: usize,
 }
 
 /// Candidates of a walk of this width that may get a second look, for `k` answers.
-fn looked_at(k: usize, width: usize) -> usize {
+pub(crate) fn looked_at(k: usize, width: usize) -> usize {
     (4 * width).min(8 * k + width / 4).max(k)
 }
 
 /// How far behind the k-th a candidate is still read in full, in units of the guide keys' usual error.
-fn margin(width: usize) -> f32 {
+pub(crate) fn margin(width: usize) -> f32 {
     (0.9 + width as f32 / 256.0).min(4.0)
 }
 
@@ -145,7 +153,8 @@ impl Hnsw {
         self.graph.as_ref().map_or(0, |graph| {
             let links = size_of_val(graph.level.links.as_slice());
             let codes = [&graph.codes.coarse, &graph.codes.fine].map(|codes| size_of_val(codes.as_slice()));
-            links + codes.iter().sum::<usize>() + size_of_val(graph.rows.as_slice())
+            let places = graph.places.get().map_or(0, |places| size_of_val(places.as_slice()));
+            links + codes.iter().sum::<usize>() + size_of_val(graph.rows.as_slice()) + places
         })
     }
 
@@ -227,8 +236,20 @@ impl Hnsw {
         let covered = flat.ids.rows();
         let widths = [[0; TARGETS.len()]; DEPTHS.len()];
         let change = Change::since(rows.len(), &guide, &codes);
-        let mut graph =
-            Graph { rows: rows.clone(), guide, codes, level, linked: nodes, widths, covered, outside, dead: 0, change };
+        let (linked, places) = (nodes, OnceLock::new());
+        let mut graph = Graph {
+            rows: rows.clone(),
+            guide,
+            codes,
+            level,
+            linked,
+            widths,
+            covered,
+            outside,
+            dead: 0,
+            change,
+            places,
+        };
         graph.widths = self.calibrate(&graph, &rows[..nodes], &rows[nodes..], threads);
         let Graph { guide, codes, level, linked, .. } = &mut graph;
         level.resize(rows.len());
@@ -296,7 +317,9 @@ impl Hnsw {
             wanted,
             margin: margin(width),
             allowed: None,
+            swept: None,
             beside: &[],
+            inside: graph.linked,
             k,
         };
         let jobs = queries.chunks(flat.dimension).zip(ids.chunks(step)).zip(scores.chunks(step));
@@ -334,7 +357,14 @@ impl Hnsw {
         let mut view = graph.level.view((&graph.codes.coarse, graph.guide.lines), graph.linked);
         view.sieve = plan.allowed.map(|allowed| Sieve { rows: &graph.rows, bits: allowed.bits(), ..plan.sieve });
         clock.stop(0);
-        (kernels.walk)(walker, &view, &bench.guide.query, plan.reach);
+        let query_code = &bench.guide.query;
+        let told = match plan.swept {
+            Some(swept) => swept.sweep(kernels, walker, &view, query_code, plan, graph.guide.errors[0]),
+            None => {
+                (kernels.walk)(walker, &view, query_code, plan.reach);
+                !walker.starved
+            }
+        };
         clock.stop(1);
         let answerable = |node: &u32| match (graph.rows[*node as usize], plan.allowed) {
             (NONE, _) => false,
@@ -346,11 +376,15 @@ impl Hnsw {
         // Where the pool holds rows that may not be answered, there must be as many others in it as usual.
         let least = match plan.allowed {
             None => plan.k,
-            Some(_) if plan.reach.slack > 0.0 => plan.k,
+            Some(_) if plan.swept.is_some() || plan.reach.depth <= plan.reach.width => plan.k,
             Some(_) => plan.wanted.min(plan.k + plan.k / 2 + 8),
         };
-        let starved = bench.nearest.len() < least || walker.starved;
+        let starved = !told || bench.nearest.len() < least.min(plan.inside);
         let mut work = Work { starved, scored: walker.scored, hops: walker.hops, ..Work::default() };
+        if starved && plan.allowed.is_some() {
+            work.stages = clock.stages;
+            return (Vec::new(), work);
+        }
         work.looked = self.sharpen(kernels, graph, plan, bench);
         let full = Full { metric: flat.metric, vectors: &flat.vectors, norms: &flat.norms };
         let found: Vec<u32> = bench.nearest.iter().map(|(_, node)| graph.rows[*node as usize]).collect();
@@ -387,7 +421,7 @@ impl Hnsw {
         let otherwise = plan.k + plan.k / 2 + 8 + plan.reach.width / 8;
         let likely = |nearest: &[(f32, u32)], error: f32, otherwise: usize| {
             let Some(&(kth, _)) = nearest.get(plan.k - 1) else { return nearest.len() };
-            let most = kth + plan.margin * error * ((2.0 * kth + query.square).max(0.0) * query.square).sqrt();
+            let most = query.behind(kth, plan.margin * error);
             match most.is_finite() {
                 true => nearest.partition_point(|(key, _)| *key <= most),
                 false => otherwise,
@@ -415,7 +449,7 @@ impl Hnsw {
     }
 
     /// Width of a walk that reaches this recall for k answers, on rows like those in the graph.
-    fn width(&self, graph: &Graph, k: usize, recall: f64) -> usize {
+    pub(crate) fn width(&self, graph: &Graph, k: usize, recall: f64) -> usize {
         let at = |widths: &[u32; TARGETS.len()]| {
             let above = TARGETS.iter().position(|target| *target >= recall - 1e-9);
             match above {
@@ -442,43 +476,47 @@ impl Hnsw {
         let Some(graph) = self.graph.as_ref().filter(|_| recall < 1.0) else {
             return flat.search(request);
         };
-        let allowed = flat.allowed(request);
-        let answerable = |row: &u32| match &allowed {
-            Some(allowed) => allowed.holds(*row),
-            None => flat.ids.is_live(*row as usize),
-        };
-        let beside = graph.outside.iter().copied().chain(graph.covered as u32..flat.ids.rows() as u32);
-        let beside: Vec<u32> = beside.filter(answerable).collect();
-        let right = allowed.as_ref().map_or(flat.len(), Allowed::count);
-        let inside = right - beside.len();
-        let nodes = graph.rows.len();
-        let k = request.k.min(right);
-        let deep = plan::depth(k, inside, nodes);
-        // What may be answered lies where the filter puts it, not as the rows do that the widths were measured with.
-        let recall = if allowed.is_some() { 1.0 - (1.0 - recall) * FILTERED } else { recall };
+        if let Some(allowed) = flat.allowed(request) {
+            return self.search_among(graph, request, &allowed);
+        }
+        let beside = self.beside_graph(graph, |row| flat.ids.is_live(row as usize));
+        let (inside, nodes) = (flat.len() - beside.len(), graph.rows.len());
+        let k = request.k.min(flat.len());
+        let deep = plan::depth(k, inside, nodes)[1];
         let width = self.width(graph, deep, recall).min(nodes);
-        let reach = adaptive(flat.metric, width, deep);
         let count = request.queries.len() / flat.dimension;
-        if inside == 0 || !plan::walk_is_faster(width, right, flat.dimension, count) {
-            return flat.search_allowed(allowed.as_ref(), request);
+        let reach = adaptive(flat.metric, width, deep);
+        if inside == 0 || plan::walk(width, reach.depth <= width) > plan::scan(flat.len(), true, flat.dimension, count)
+        {
+            return flat.search_allowed(None, request);
         }
         let shallow = self.width(graph, k, recall);
-        let wanted = looked_at(k, shallow).min(inside);
-        let allowed = allowed.as_ref();
-        let (mut reach, mut sieve) = (reach, Sieve::default());
-        if allowed.is_some() && reach.slack > 0.0 {
-            // It is by the rows that may be answered that the walk ends.
-            let plain = adaptive(flat.metric, shallow, k);
-            (reach.depth, reach.slack) = (2 * k.max(10), reach.slack.max(plain.slack));
-            (sieve.budget, sieve.patience) = plan::budget(right, flat.dimension, count);
-            sieve.expanded = reach.depth * 2;
-        }
-        let plan =
-            Plan { reach, sieve, timed: request.timed, wanted, margin: margin(shallow), allowed, beside: &beside, k };
-        self.walks(graph, request, &plan)
+        let plan = Plan {
+            reach,
+            sieve: Sieve::default(),
+            timed: request.timed,
+            wanted: looked_at(k, shallow).min(inside),
+            margin: margin(shallow),
+            allowed: None,
+            swept: None,
+            beside: &beside,
+            inside,
+            k,
+        };
+        let (mut answers, starved) = self.walks(graph, request, &plan)?;
+        answers.expected = recall;
+        flat.rescue(request, &starved, &mut answers, |request| flat.search_allowed(None, request))?;
+        Ok(answers)
     }
 
-    fn walks(&self, graph: &Graph, request: &Request, plan: &Plan) -> Result<Answers> {
+    /// Rows that are not in the graph and may be answered.
+    pub(crate) fn beside_graph(&self, graph: &Graph, answerable: impl Fn(u32) -> bool) -> Vec<u32> {
+        let later = graph.covered as u32..self.flat.ids.rows() as u32;
+        graph.outside.iter().copied().chain(later).filter(|row| answerable(*row)).collect()
+    }
+
+    /// Answers to all queries, and the places of those that found too little.
+    pub(crate) fn walks(&self, graph: &Graph, request: &Request, plan: &Plan) -> Result<(Answers, Vec<usize>)> {
         let (flat, kernels) = (&self.flat, kernels());
         let count = request.queries.len() / flat.dimension;
         let threads = request.threads.min(count.div_ceil(QUERIES_PER_JOB)).max(1);
@@ -487,8 +525,7 @@ impl Hnsw {
             scores: vec![f32::NEG_INFINITY; count * request.k],
             threads,
             effort: plan.reach.width,
-            expected: request.recall.unwrap_or(DEFAULT_RECALL),
-            plan: "walk",
+            plan: if plan.swept.is_some() { "sweep" } else { "walk" },
             ..Answers::default()
         };
         let total = Mutex::new((Work::default(), Vec::new()));
@@ -543,16 +580,12 @@ impl Hnsw {
             + (work.scanned + work.looked) * long
             + work.read * flat.dimension * 4;
         starved.sort_unstable();
-        flat.rescue(request, plan.allowed, &starved, &mut answers)?;
-        Ok(answers)
+        Ok((answers, starved))
     }
 }
 
 /// Standard errors by which the recall of the held-out rows must exceed a target: they are a sample.
 const CAUTION: f64 = 0.5;
-
-/// A walk with a filter is as wide as for this share of the misses.
-const FILTERED: f64 = 0.2;
 
 /// Queries that one thread takes at a time.
 const QUERIES_PER_JOB: usize = 8;

@@ -11,6 +11,8 @@
 //! The graph is built again when there are several times as many rows, or when guide codes suit them much less than those
 //! they were made for. A fold is the same for any number of threads.
 
+use std::sync::OnceLock;
+
 use nearfield_kernels::guide::{Guide, GuideCodes, GuideQuery, Source};
 use nearfield_kernels::project::Random;
 use nearfield_kernels::quantize;
@@ -112,6 +114,7 @@ impl Hnsw {
             graph.covered = (0..graph.covered).filter(|row| self.flat.ids.is_live(*row)).count();
             graph.rows = self.renumbered(&graph.rows).collect();
             graph.outside = self.renumbered(&graph.outside).filter(|row| *row != NONE).collect();
+            graph.places = OnceLock::new();
             self.graph = Some(graph);
         }
         self.flat.compact(threads);
@@ -200,6 +203,7 @@ impl Hnsw {
         }
         points.connect(&graph.guide, &graph.codes, &mut graph.level);
         (graph.linked, graph.covered, graph.dead) = (count, flat.ids.rows(), 0);
+        graph.places = OnceLock::new();
         true
     }
 

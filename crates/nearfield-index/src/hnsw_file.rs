@@ -1,6 +1,7 @@
 //! Writing a graph to an index file, and reading it back. Removed rows are left out, so rows are numbered anew.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nearfield_kernels::Line;
 use nearfield_kernels::guide::{Guide, GuideCodes, Planes};
@@ -168,7 +169,8 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
         let [built, folded, unmeasured, unsuited, swept] = [built, folded, unmeasured, unsuited, swept].map(count);
         change = Change { built, kept: f64::from_bits(kept), folded, unmeasured, unsuited, swept };
     }
-    Ok(Graph { rows: of_nodes, guide, codes, level, linked: nodes, widths, covered, outside, dead, change })
+    let (rows, linked, places) = (of_nodes, nodes, OnceLock::new());
+    Ok(Graph { rows, guide, codes, level, linked, widths, covered, outside, dead, change, places })
 }
 
 /// Neighbours from their bytes in a file.

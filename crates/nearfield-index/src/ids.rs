@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::allow::packed;
+use nearfield_kernels::kernels;
+
 use crate::{Error, Result};
 
 /// The ids of rows, and the way back.
@@ -44,9 +45,9 @@ impl Ids {
     /// Takes the bits of removed rows out.
     pub fn keep_live(&self, bits: &mut [u64]) {
         if self.dead > 0 {
-            for (word, live) in bits.iter_mut().zip(self.live.chunks(64)) {
-                *word &= packed(live);
-            }
+            let mut live = vec![0; bits.len()];
+            (kernels().pack_bits)(&self.live, &mut live);
+            bits.iter_mut().zip(live).for_each(|(word, live)| *word &= live);
         }
     }
 

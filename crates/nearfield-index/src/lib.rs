@@ -5,6 +5,7 @@
 //! * [`ivf`], [`ivf_pq`] and [`lsh`] look into a part of the rows; what they have in common is in [`probe`].
 //! * [`sparse`] answers exactly for texts (BM25, TF-IDF; the words are from [`text`]) and for sparse vectors.
 //! * [`Auto`] is exact while that is fast enough and a graph beyond; `plan.rs` says where walks are faster than scans.
+//! * `filtered.rs` chooses between walk, sweep and scan for searches of a graph with a filter.
 //! * [`kind`] is the one face of all that hold dense vectors.
 //! * [`columns`] answers filters on metadata with sets of rows; [`filter`] says what a filter is.
 //! * `vectors.rs` keeps rows in full: in memory, or in files that `mapped.rs` lets the system read when they are looked at.
@@ -20,6 +21,7 @@ pub mod columns;
 mod columns_file;
 mod error;
 pub mod filter;
+mod filtered;
 pub mod flat;
 mod groups;
 pub mod hnsw;

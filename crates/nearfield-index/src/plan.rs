@@ -1,20 +1,26 @@
-//! Which way to answer: by a scan of the rows that may be answered, or by a walk through the graph.
+//! Which way to answer: by a scan of the rows that may be answered, by a sweep over their guide codes, or by a walk
+//! through the graph.
 //!
-//! Costs are counted in nanoseconds of one core of a server of 2020. What matters is where they cross, and there a mistake
-//! costs little. They depend on counts alone, so the same request is answered the same way everywhere.
+//! Costs are counted in nanoseconds of one core of a server, a query. What matters is where they cross, and there a
+//! mistake costs little. They depend on counts alone, so the same request is answered the same way everywhere.
 
-/// A walk, for each node of its width: a little over half of them are expanded.
-const HOP: f64 = 250.0;
-
-/// A step of a walk, a node expanded.
+/// A step of a walk, a node expanded: of the nodes of an adaptive walk's width about half are, of others all.
 const STEP: f64 = 300.0;
 
 /// A row of a scan, and each of its dimensions: for one query, and for each of many, which share the reading.
 const SCAN_ONE: (f64, f64) = (3.0, 0.025);
 const SCAN_MANY: (f64, f64) = (0.5, 0.007);
 
+/// The same where the rows are gathered for one query.
+const GATHER_ONE: (f64, f64) = (16.0, 0.014);
+
 /// Queries from which on a scan serves many at once.
 const MANY: usize = 12;
+
+/// A node of a sweep, and each line of its guide code; and what looking closer takes longer after a sweep than after a
+/// scan, in all and for each answer.
+const SWEPT: (f64, f64) = (2.0, 7.0);
+const LOOK: (f64, f64) = (6_000.0, 300.0);
 
 /// Numbers (rows times dimension) that are scanned in a few milliseconds: up to here [`crate::Auto`] builds no graph.
 pub(crate) const GRAPH_FROM: usize = 1 << 26;
@@ -22,29 +28,42 @@ pub(crate) const GRAPH_FROM: usize = 1 << 26;
 /// Numbers up to which [`crate::Auto`] answers exactly where no recall was asked for.
 pub(crate) const EXACT_UP_TO: usize = 1 << 27;
 
-/// Whether a walk of this width is expected to be faster than a scan of so many rows.
-pub(crate) fn walk_is_faster(width: usize, rows: usize, dimension: usize, queries: usize) -> bool {
-    let (row, number) = if queries < MANY { SCAN_ONE } else { SCAN_MANY };
-    (width as f64) * HOP < rows as f64 * (row + number * dimension as f64)
+/// A walk of this width.
+pub(crate) fn walk(width: usize, is_adaptive: bool) -> f64 {
+    width as f64 * if is_adaptive { STEP / 2.0 } else { STEP }
 }
 
-/// Steps of a walk that take as long as a scan of so many rows: where more are needed, the scan is better. And steps
-/// after which a walk looks whether that is so: few beside the scan, so that a walk for nothing costs little.
-pub(crate) fn budget(rows: usize, dimension: usize, queries: usize) -> (usize, usize) {
-    let (row, number) = if queries < MANY { SCAN_ONE } else { SCAN_MANY };
-    let steps = (rows as f64 * (row + number * dimension as f64) / STEP) as usize;
+/// A scan of so many rows, for one of so many queries; they lie together, or are gathered.
+pub(crate) fn scan(rows: usize, together: bool, dimension: usize, queries: usize) -> f64 {
+    let (row, number) = match (queries < MANY, together) {
+        (true, true) => SCAN_ONE,
+        (true, false) => GATHER_ONE,
+        (false, _) => SCAN_MANY,
+    };
+    rows as f64 * (row + number * dimension as f64)
+}
+
+/// A sweep over so many nodes, for k answers.
+pub(crate) fn sweep(nodes: usize, lines: usize, k: usize) -> f64 {
+    LOOK.0 + LOOK.1 * k as f64 + nodes as f64 * (SWEPT.0 + SWEPT.1 * lines as f64)
+}
+
+/// Steps of a walk that take as long as the other way: where more are needed, that is better. And steps after which a
+/// walk looks whether that is so: few beside the other way, so that a walk for nothing costs little.
+pub(crate) fn budget(other: f64) -> (usize, usize) {
+    let steps = (other / STEP) as usize;
     (steps, (steps / 10).max(16))
 }
 
-/// How many rows about a query hold k of those that may be answered, where `inside` of `nodes` may: as many as hold them
-/// on an average, and three standard deviations more. Where a filter has to do with the query there can be fewer; a walk
-/// that finds too few starves, and its query is answered by a scan.
-pub(crate) fn depth(k: usize, inside: usize, nodes: usize) -> usize {
+/// How many rows about a query hold k of those that may be answered, where `inside` of `nodes` may: on an average, and
+/// as many as hardly ever hold fewer (three standard deviations more). Where a filter has to do with the query there can
+/// be fewer; a walk that finds too few starves, and its query is answered another way.
+pub(crate) fn depth(k: usize, inside: usize, nodes: usize) -> [usize; 2] {
     if inside >= nodes {
-        return k;
+        return [k; 2];
     }
-    let enough = k as f64 + 3.0 * (k as f64).sqrt();
-    ((enough * nodes as f64 / inside.max(1) as f64) as usize).clamp(k, nodes)
+    let (k, share) = (k as f64, inside.max(1) as f64 / nodes as f64);
+    [k, k + 3.0 * (k * (1.0 - share)).sqrt()].map(|k| ((k / share).ceil() as usize).min(nodes))
 }
 
 #[cfg(test)]
@@ -52,19 +71,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn narrow_filters_are_scanned_and_wide_ones_walked() {
-        let walks = |share: f64| {
-            let inside = (1e6 * share) as usize;
-            walk_is_faster(2 * depth(10, inside, 1_000_000), inside, 384, 1)
+    fn narrow_filters_are_scanned_or_swept_and_wide_ones_walked() {
+        let fastest = |inside: usize| {
+            let (walk, sweep) = (walk(5 * depth(10, inside, 1_000_000)[0], true), sweep(inside, 1, 10));
+            let scan = scan(inside, false, 384, 1);
+            [(walk, "walk"), (sweep, "sweep"), (scan, "scan")].into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap().1
         };
-        assert!(walks(1.0) && walks(0.5) && walks(0.1));
-        assert!(!walks(0.01) && !walks(0.001) && !walks(0.0));
+        assert_eq!([1_000_000, 500_000, 100_000].map(fastest), ["walk"; 3]);
+        assert_eq!(fastest(10_000), "sweep");
+        assert_eq!([500, 100, 0].map(fastest), ["scan"; 3]);
     }
 
     #[test]
     fn a_filter_asks_for_more_depth_and_none_for_the_same() {
-        assert_eq!(depth(10, 1000, 1000), 10);
-        assert!(depth(10, 500, 1000) > 20);
-        assert_eq!(depth(10, 1, 1000), 1000);
+        assert_eq!(depth(10, 1000, 1000), [10, 10]);
+        assert_eq!(depth(10, 500, 1000), [20, 34]);
+        assert_eq!(depth(10, 1, 1000), [1000, 1000]);
+        assert!(depth(10, 999, 1000)[1] < 12, "a removed row makes little difference");
     }
 }

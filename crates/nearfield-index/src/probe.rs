@@ -485,7 +485,7 @@ impl<S: Structure> Probed<S> {
         answers.rows_reread = work.read;
         answers.bytes_read = (work.scored + work.looked) * long + work.read * flat.dimension * 4;
         starved.sort_unstable();
-        flat.rescue(request, allowed, &starved, &mut answers)?;
+        flat.rescue(request, &starved, &mut answers, |request| flat.search_allowed(allowed, request))?;
         Ok(answers)
     }
 

@@ -332,7 +332,7 @@ impl Gathered {
         self.factors[..list.len().div_ceil(BLOCK)].fill(Factors::ABSENT);
         for (i, &row) in list.iter().enumerate() {
             if let Some(&later) = list.get(i + AHEAD) {
-                (0..rows.lines).for_each(|line| prefetch(rows.codes, later as usize * rows.lines + line));
+                rows.fetch(later);
             }
             let from = row as usize * rows.lines;
             self.codes[i * rows.lines..(i + 1) * rows.lines].copy_from_slice(&rows.codes[from..from + rows.lines]);

@@ -49,6 +49,9 @@ pub type Code16 = fn(u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) 
 /// See [`Kernels::walk`].
 pub type Walk = fn(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
 
+/// See [`Kernels::sweep`].
+pub type Sweep = fn(walker: &mut Walker, graph: &Graph, query: &GuideQuery, nodes: &[u32], width: usize);
+
 /// See [`Kernels::raise`].
 pub type Raise = fn(sums: &mut [u8], levels: &[u8], table: &[u8; 16], spread: u32);
 
@@ -106,6 +109,11 @@ pub struct Kernels {
     pub dot_planes: fn(&[Line], &[Line]) -> i32,
     /// Walks through a graph for one query and leaves the nearest nodes in the walker.
     pub walk: Walk,
+    /// Scores all of these nodes of a graph for one query, whatever their neighbours, and leaves the nearest `width` in
+    /// the walker.
+    pub sweep: Sweep,
+    /// Truth values as bits, 64 a word, the first one lowest; there is a word for the last of them.
+    pub pack_bits: fn(places: &[bool], words: &mut [u64]),
     /// Adds to sums (whole spans of them) what a table says of their levels, up to 255: see [`crate::groups`].
     pub raise: Raise,
     /// Appends the places of the sums that are enough.

@@ -155,6 +155,12 @@ impl GuideQuery {
         offset * self.bias - (2 * (4 * dots[0] + dots[1]) - 5 * self.surplus) as f32 * factor * self.scale
     }
 
+    /// The key of what is behind a row of this key by so many times the product of the query's norm and its distance to
+    /// the row: keys are off by that, times [`Guide::errors`]. Not finite where keys are no distances.
+    pub fn behind(&self, key: f32, error: f32) -> f32 {
+        key + error * ((2.0 * key + self.square).max(0.0) * self.square).sqrt()
+    }
+
     /// The query whose coordinates, in units of `unit`, stand in `y` as rows have them: see [`lay_out`].
     fn set(&mut self, kernels: &Kernels, planes: Planes, y: &[f32], unit: f32) {
         self.codes.resize(y.len() / LINE, Line([0; LINE]));

@@ -26,6 +26,8 @@ pub(crate) static KERNELS: Kernels = Kernels {
     scan_pq: crate::pq::scan,
     dot_planes,
     walk,
+    sweep,
+    pack_bits,
     raise: crate::groups::raise,
     reaching: crate::groups::reaching,
 };
@@ -330,5 +332,25 @@ fn walk(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
     match graph.sieve {
         None => walk::walk::<Plain, false>(walker, graph, query, reach),
         Some(_) => walk::walk::<Plain, true>(walker, graph, query, reach),
+    }
+}
+
+fn sweep(walker: &mut Walker, graph: &Graph, query: &GuideQuery, nodes: &[u32], width: usize) {
+    walk::sweep::<Plain>(walker, graph, query, nodes, width);
+}
+
+/// Eight at a time: the product gathers the lowest bits of eight bytes in its highest byte.
+pub(crate) fn pack_bits(places: &[bool], words: &mut [u64]) {
+    for (word, places) in words.iter_mut().zip(places.chunks(64)) {
+        let eights = places.chunks_exact(8);
+        let rest = eights.remainder();
+        *word = 0;
+        let mut shift = 0;
+        for eight in eights {
+            let bytes: [u8; 8] = std::array::from_fn(|i| u8::from(eight[i]));
+            *word |= (u64::from_le_bytes(bytes).wrapping_mul(0x0102_0408_1020_4080) >> 56) << shift;
+            shift += 8;
+        }
+        rest.iter().enumerate().for_each(|(i, place)| *word |= u64::from(*place) << (shift + i));
     }
 }

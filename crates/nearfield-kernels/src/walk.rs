@@ -205,12 +205,20 @@ impl Walker {
 }
 
 impl Walker {
-    /// Keeps the nearest `depth` nodes that may be answered, those of the first `count` of `found` among them.
+    /// Keeps the nearest `depth` nodes that may be answered, those of the first `count` of `found` among them. Nothing of
+    /// `found` is needed after it.
     #[inline(always)]
     fn sift(&mut self, count: usize, depth: usize, sieve: &Sieve) {
-        for &entry in &self.found[..count] {
+        let last = self.answerable.get(depth - 1).copied().unwrap_or(u64::MAX);
+        let mut kept = 0;
+        for i in 0..count {
+            let entry = self.found[i]; // without a branch on what nobody could predict
+            self.found[kept] = entry;
+            kept += usize::from(entry < last) & usize::from(sieve.holds(node_of(entry)));
+        }
+        for &entry in &self.found[..kept] {
             let full = self.answerable.len() == depth;
-            if full && entry >= self.answerable[depth - 1] || !sieve.holds(node_of(entry)) {
+            if full && entry >= self.answerable[depth - 1] {
                 continue;
             }
             if full {
@@ -320,6 +328,35 @@ pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Gr
     }
     walker.starved |= sieve.is_some() && adaptive && walker.answerable.len() < depth;
     walker.forget();
+}
+
+/// Scores all of these nodes for one query and leaves the nearest `width` in the pool.
+#[inline(always)]
+pub(crate) fn sweep<S: Steps>(walker: &mut Walker, graph: &Graph, query: &GuideQuery, nodes: &[u32], width: usize) {
+    assert!((1..=WIDEST).contains(&graph.width) && width > 0);
+    let ask = |nodes: &[u32]| {
+        for node in nodes {
+            (0..graph.lines).for_each(|line| prefetch(graph.codes, *node as usize * graph.lines + line));
+        }
+    };
+    walker.prepare(graph, width);
+    ask(&nodes[..nodes.len().min(AT_ONCE)]);
+    // Most of the nearest so far will not stay: they are put in order at the end, and thinned out now and then.
+    let (nearest, mut bar) = (&mut walker.answerable, u32::MAX);
+    for first in (0..nodes.len()).step_by(AT_ONCE) {
+        let (now, later) = nodes[first..].split_at(AT_ONCE.min(nodes.len() - first));
+        ask(&later[..later.len().min(AT_ONCE)]);
+        let count = S::score(graph, now, query, bar, &mut walker.found);
+        nearest.extend_from_slice(&walker.found[..count]);
+        if nearest.len() > 2 * width + AT_ONCE {
+            bar = (*nearest.select_nth_unstable(width - 1).1 >> 32) as u32;
+            nearest.truncate(width);
+        }
+    }
+    nearest.sort_unstable();
+    nearest.truncate(width);
+    walker.pool[..nearest.len()].copy_from_slice(nearest);
+    (walker.length, walker.scored) = (nearest.len(), nodes.len());
 }
 
 #[inline(always)]

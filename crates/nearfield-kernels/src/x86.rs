@@ -44,6 +44,20 @@ mod avx2 {
         portable::dot_exact::<32>(x, y)
     }
 
+    #[target_feature(enable = "avx2")]
+    pub fn pack_bits(places: &[bool], words: &mut [u64]) {
+        let whole = (places.len() / 64).min(words.len());
+        for (word, places) in words.iter_mut().zip(places.chunks_exact(64)) {
+            // SAFETY: `places` is 64 bytes long; a truth value is a byte of 0 or 1.
+            let half = |at: usize| unsafe {
+                let bytes = _mm256_loadu_si256(places.as_ptr().add(at).cast());
+                u64::from(_mm256_movemask_epi8(_mm256_slli_epi16::<7>(bytes)) as u32)
+            };
+            *word = half(0) | half(32) << 32;
+        }
+        portable::pack_bits(&places[64 * whole..], &mut words[whole..]);
+    }
+
     #[target_feature(enable = "avx2,fma")]
     pub fn l2_exact(x: &[f32], y: &[f32]) -> f64 {
         portable::l2_exact::<16>(x, y)
@@ -544,6 +558,8 @@ entries! {
     avx2_raise => x86_groups::raise, (sums: &mut [u8], levels: &[u8], table: &[u8; 16], spread: u32);
     avx2_reaching => x86_groups::reaching, (sums: &[u8], enough: u8, found: &mut Vec<u32>);
     avx2_walk => x86_graph::avx2::walk, (walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
+    avx2_sweep => x86_graph::avx2::sweep, (w: &mut Walker, g: &Graph, q: &GuideQuery, nodes: &[u32], width: usize);
+    avx2_pack_bits => avx2::pack_bits, (places: &[bool], words: &mut [u64]);
     avx2_select => avx2::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
     avx512_dot_exact => avx512::dot_exact, (x: &[f32], y: &[f32]) -> f64;
     avx512_l2_exact => avx512::l2_exact, (x: &[f32], y: &[f32]) -> f64;
@@ -559,6 +575,7 @@ entries! {
     avx512_scan_pq => x86_pq::avx512::scan_pq, (c: &[Line], t: &Table, b: &[f32], s: f32, r: f32, o: &mut Vec<(f32, u32)>);
     avx512_dot_planes => x86_graph::avx512::dot_planes, (row: &[Line], query: &[Line]) -> i32;
     avx512_walk => x86_graph::avx512::walk, (walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
+    avx512_sweep => x86_graph::avx512::sweep, (w: &mut Walker, g: &Graph, q: &GuideQuery, nodes: &[u32], width: usize);
     avx512_select => avx512::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
 }
 
@@ -581,6 +598,8 @@ static AVX2: Kernels = Kernels {
     scan_pq: avx2_scan_pq,
     dot_planes: avx2_dot_planes,
     walk: avx2_walk,
+    sweep: avx2_sweep,
+    pack_bits: avx2_pack_bits,
     raise: avx2_raise,
     reaching: avx2_reaching,
 };
@@ -604,6 +623,8 @@ static AVX512: Kernels = Kernels {
     scan_pq: avx512_scan_pq,
     dot_planes: avx512_dot_planes,
     walk: avx512_walk,
+    sweep: avx512_sweep,
+    pack_bits: avx2_pack_bits,
     raise: avx2_raise,
     reaching: avx2_reaching,
 };

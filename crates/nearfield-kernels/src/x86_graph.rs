@@ -85,6 +85,14 @@ pub mod avx2 {
             (_, Some(_)) => walk::walk::<Avx2<4>, true>(walker, graph, query, reach),
         }
     }
+
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    pub fn sweep(walker: &mut Walker, graph: &Graph, query: &GuideQuery, nodes: &[u32], width: usize) {
+        match query.codes.len() / graph.lines {
+            2 => walk::sweep::<Avx2<2>>(walker, graph, query, nodes, width),
+            _ => walk::sweep::<Avx2<4>>(walker, graph, query, nodes, width),
+        }
+    }
 }
 
 pub mod avx512 {
@@ -287,6 +295,14 @@ pub mod avx512 {
             (2, Some(_)) => walk::walk::<Avx512<2>, true>(walker, graph, query, reach),
             (_, None) => walk::walk::<Avx512<4>, false>(walker, graph, query, reach),
             (_, Some(_)) => walk::walk::<Avx512<4>, true>(walker, graph, query, reach),
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,bmi1,bmi2,popcnt")]
+    pub fn sweep(walker: &mut Walker, graph: &Graph, query: &GuideQuery, nodes: &[u32], width: usize) {
+        match query.codes.len() / graph.lines {
+            2 => walk::sweep::<Avx512<2>>(walker, graph, query, nodes, width),
+            _ => walk::sweep::<Avx512<4>>(walker, graph, query, nodes, width),
         }
     }
 }

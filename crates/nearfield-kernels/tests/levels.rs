@@ -312,6 +312,13 @@ fn guide_keys_equal_the_reference_on_every_level() {
                             assert_eq!(found, nearest[..width.min(rows)], "{:?}", kernels.level);
                         }
                         walks.push((found, walker.scored, walker.hops));
+                        // A sweep over some nodes leaves the nearest of them, whoever their neighbours are.
+                        (kernels.sweep)(&mut walker, &graph, &query, &numbers[3..], width);
+                        let mut swept: Vec<u32> = keys[3..].to_vec();
+                        swept.sort_unstable();
+                        swept.truncate(width);
+                        let found: Vec<u32> = walker.nearest().iter().map(|entry| (entry >> 32) as u32).collect();
+                        assert_eq!(found, swept, "{:?}", kernels.level);
                         // Where every third row may be answered, the walk ends by these.
                         let sieve = Sieve { rows: &numbers, bits: &thirds, patience: 4, budget: 30, expanded: 3 };
                         (kernels.walk)(&mut walker, &Graph { sieve: Some(sieve), ..graph }, &query, reach);
@@ -326,6 +333,20 @@ fn guide_keys_equal_the_reference_on_every_level() {
             let each = 12;
             assert!(walks.chunks(each).all(|walk| walk == &walks[..each]), "levels walk differently");
         }
+    }
+}
+
+#[test]
+fn truth_values_are_packed_the_same_way() {
+    let mut random = Random(9);
+    for count in [0usize, 1, 7, 8, 63, 64, 65, 128, 200, 1000] {
+        let places: Vec<bool> = (0..count).map(|_| random.float() < 0.0).collect();
+        every_level(|kernels| {
+            let mut words = vec![u64::MAX; count.div_ceil(64)];
+            (kernels.pack_bits)(&places, &mut words);
+            let bit = |i: usize| words.get(i / 64).is_some_and(|word| word >> (i % 64) & 1 == 1);
+            assert!((0..words.len() * 64).all(|i| bit(i) == places.get(i).is_some_and(|place| *place)));
+        });
     }
 }
 
