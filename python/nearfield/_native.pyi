@@ -1,6 +1,6 @@
 from collections.abc import Iterator, Sequence
 from os import PathLike
-from typing import Any, final
+from typing import Any, Literal, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,7 @@ class Index:
     def due(self) -> bool: ...
     def remove(self, ids: NDArray[np.int64], threads: int) -> int: ...
     def compact(self, threads: int) -> None: ...
+    @overload
     def search(
         self,
         queries: NDArray[np.float32],
@@ -87,7 +88,17 @@ class Index:
         threads: int,
         recall: float | None,
         exact: bool,
-        timed: bool = False,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], None]: ...
+    @overload
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allow: NDArray[np.bool_] | NDArray[np.int64] | None,
+        threads: int,
+        recall: float | None,
+        exact: bool,
+        report: Literal[True],
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], _Counts]: ...
 
 @final

@@ -310,7 +310,8 @@ class Index:
         if allow is not None:
             allow = self._allowed(allow)
         if not report:
-            return self._native.search(array, k, allow, self._threads, recall, exact)[:2]
+            ids, scores, _ = self._native.search(array, k, allow, self._threads, recall, exact)
+            return ids, scores
         started = time.perf_counter()
         ids, scores, counts = self._native.search(array, k, allow, self._threads, recall, exact, True)
         elapsed = time.perf_counter() - started

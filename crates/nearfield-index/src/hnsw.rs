@@ -366,13 +366,19 @@ impl Hnsw {
             }
         };
         clock.stop(1);
-        let answerable = |node: &u32| match (graph.rows[*node as usize], plan.allowed) {
-            (NONE, _) => false,
-            (row, Some(allowed)) => allowed.holds(row),
-            (row, None) => graph.dead == 0 || flat.ids.is_live(row as usize),
-        };
         bench.nearest.clear();
-        bench.nearest.extend(walker.keyed().filter(|(_, node)| answerable(node)).take(plan.wanted));
+        match plan.allowed {
+            // The rows of nodes are not looked up where all may be answered: each would be a cache line.
+            None if graph.dead == 0 => bench.nearest.extend(walker.keyed().take(plan.wanted)),
+            allowed => {
+                let answerable = |node: &u32| match (graph.rows[*node as usize], allowed) {
+                    (NONE, _) => false,
+                    (row, Some(allowed)) => allowed.holds(row),
+                    (row, None) => flat.ids.is_live(row as usize),
+                };
+                bench.nearest.extend(walker.keyed().filter(|(_, node)| answerable(node)).take(plan.wanted));
+            }
+        }
         // Where the pool holds rows that may not be answered, there must be as many others in it as usual.
         let least = match plan.allowed {
             None => plan.k,
@@ -433,6 +439,9 @@ impl Hnsw {
         if halves {
             for (_, node) in &bench.nearest {
                 (0..guide.lines).for_each(|line| prefetch(&graph.codes.fine, *node as usize * guide.lines + line));
+            }
+            for (_, node) in &bench.nearest {
+                prefetch(&graph.rows, *node as usize);
             }
             guide.fine_keys(kernels, &graph.codes, &mut bench.nearest, query);
             bench.nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));

@@ -25,6 +25,7 @@ impl Full<'_> {
     pub fn fetch(&self, row: u32) {
         let vector = self.vectors.row(row as usize);
         (0..vector.len()).step_by(16).for_each(|j| prefetch(vector, j));
+        prefetch(self.norms, row as usize);
     }
 
     fn rank(&self, kernels: &Kernels, row: u32, query: &[f32], query_norm: f64) -> f64 {
@@ -146,7 +147,9 @@ fn settle(
         }
         let (low, high) = full.near(kernels, row, query, query_norm);
         judged.push(Judged { low, high, row });
-        bar = kth.push(below(low));
+        if code.is_some() {
+            bar = kth.push(below(low));
+        }
     }
     let read = judged.len();
     judged.sort_unstable_by(|a, b| b.low.total_cmp(&a.low).then(a.row.cmp(&b.row)));

@@ -77,9 +77,10 @@ pub struct Kernels {
     pub dot_exact: fn(&[f32], &[f32]) -> f64,
     /// Squared Euclidean distance of two float32 slices of equal length, likewise.
     pub l2_exact: fn(&[f32], &[f32]) -> f64,
-    /// Dot product of two float32 slices of equal length, and what it may be off by. The sum depends on the level.
-    pub dot_near: fn(&[f32], &[f32]) -> (f64, f64),
-    /// Squared Euclidean distance of two float32 slices of equal length, likewise.
+    /// Dot product of two float32 slices of equal length; by what it may be off tells [`crate::metric`]. It depends on the
+    /// level.
+    pub dot_near: fn(&[f32], &[f32]) -> f64,
+    /// Squared Euclidean distance of two float32 slices of equal length, likewise, and what it may be off by.
     pub l2_near: fn(&[f32], &[f32]) -> (f64, f64),
     /// Writes `(x * factor - origin) * sigma`; returns its squared norm and the largest absolute value. `into` has room
     /// for a multiple of 16.
@@ -105,8 +106,9 @@ pub struct Kernels {
     /// Appends key and place of those rows (in blocks of 32 product-quantised codes) whose key, `sum * step + (bias + base)`,
     /// reaches the bar.
     pub scan_pq: ScanPq,
-    /// Sum of the products of a row of guide codes with a query that has a line for each of their planes.
-    pub dot_planes: fn(&[Line], &[Line]) -> i32,
+    /// Sums of the products of eight rows of guide codes, of so many lines each, with a query that has a line for each of
+    /// their planes.
+    pub dot_planes: fn(&[Line], usize, [u32; 8], &[Line]) -> [i32; 8],
     /// Walks through a graph for one query and leaves the nearest nodes in the walker.
     pub walk: Walk,
     /// Scores all of these nodes of a graph for one query, whatever their neighbours, and leaves the nearest `width` in

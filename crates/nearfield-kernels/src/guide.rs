@@ -331,11 +331,13 @@ impl Guide {
     /// Replaces the guide keys of these rows by those of both halves of their codes; there must be such.
     pub fn fine_keys(&self, kernels: &Kernels, codes: &GuideCodes, rows: &mut [(f32, u32)], query: &GuideQuery) {
         let lines = self.lines;
-        for (key, row) in rows {
-            let places = *row as usize * lines..(*row as usize + 1) * lines;
-            let dot = |codes: &[Line]| (kernels.dot_planes)(&codes[places.clone()], &query.codes);
-            let both = [factors(&codes.coarse, lines, *row), factors(&codes.fine, lines, *row)];
-            *key = query.fine_key([dot(&codes.coarse), dot(&codes.fine)], both[0], both[1]);
+        for rows in rows.chunks_mut(8) {
+            let list = std::array::from_fn(|i| rows[i.min(rows.len() - 1)].1);
+            let dots = [&codes.coarse, &codes.fine].map(|codes| (kernels.dot_planes)(codes, lines, list, &query.codes));
+            for (i, (key, row)) in rows.iter_mut().enumerate() {
+                let both = [factors(&codes.coarse, lines, *row), factors(&codes.fine, lines, *row)];
+                *key = query.fine_key([dots[0][i], dots[1][i]], both[0], both[1]);
+            }
         }
     }
 

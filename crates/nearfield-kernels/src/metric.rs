@@ -1,6 +1,7 @@
 //! The three metrics, and the exact rank by which answers are ordered.
 
 use crate::Kernels;
+use crate::portable::bound;
 
 /// How two vectors are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,8 @@ impl Metric {
         }
     }
 
-    /// Ends of an interval that holds the rank, for a fraction of its price.
+    /// Ends of an interval that holds the rank, for a fraction of its price. `query_norm` is used by the dot product too:
+    /// by Cauchy and Schwarz the terms of a product, whose rounding is to be bounded, add up to that of the norms at most.
     pub fn rank_near(
         self,
         kernels: &Kernels,
@@ -56,11 +58,13 @@ impl Metric {
         match self {
             Metric::Cosine if row_norm == 0.0 || query_norm == 0.0 => (0.0, 0.0),
             Metric::Cosine => {
-                let ((sum, off), norms) = ((kernels.dot_near)(row, query), row_norm * query_norm);
+                let (sum, norms) = ((kernels.dot_near)(row, query), row_norm * query_norm);
+                let off = bound(row.len(), norms);
                 ((sum - off) / norms, (sum + off) / norms)
             }
             Metric::Dot => {
-                let (sum, off) = (kernels.dot_near)(row, query);
+                let (sum, square) = ((kernels.dot_near)(row, query), (kernels.dot_near)(row, row));
+                let off = bound(row.len(), square.sqrt() * query_norm);
                 (sum - off, sum + off)
             }
             Metric::L2 => {

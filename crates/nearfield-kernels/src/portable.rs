@@ -100,18 +100,16 @@ pub(crate) fn bound(count: usize, mass: f64) -> f64 {
 const NEAR: usize = 32;
 
 #[inline(always)]
-pub(crate) fn dot_near(x: &[f32], y: &[f32]) -> (f64, f64) {
+pub(crate) fn dot_near(x: &[f32], y: &[f32]) -> f64 {
     assert_eq!(x.len(), y.len());
-    let (mut sums, mut masses) = ([0.0; NEAR], [0.0; NEAR]);
+    let mut sums = [0.0; NEAR];
     for at in (0..x.len()).step_by(NEAR) {
         let (a, b) = (lanes::<NEAR>(x, at), lanes::<NEAR>(y, at));
         for j in 0..NEAR {
-            let term = a[j] * b[j]; // exact: 48 bits
-            sums[j] += term;
-            masses[j] += term.abs();
+            sums[j] += a[j] * b[j]; // the product is exact: 48 bits
         }
     }
-    (sums.iter().sum(), bound(x.len(), masses.iter().sum()))
+    sums.iter().sum()
 }
 
 #[inline(always)]
@@ -291,7 +289,11 @@ pub(crate) fn select_from(
     }
 }
 
-fn dot_planes(row: &[Line], query: &[Line]) -> i32 {
+fn dot_planes(codes: &[Line], lines: usize, rows: [u32; 8], query: &[Line]) -> [i32; 8] {
+    rows.map(|row| products(&codes[row as usize * lines..][..lines], query))
+}
+
+fn products(row: &[Line], query: &[Line]) -> i32 {
     let planes = query.len() / row.len();
     let (bits, mask) = (8 / planes, u8::MAX >> (8 - 8 / planes));
     let mut dot = 0;
@@ -315,7 +317,7 @@ impl Steps for Plain {
     fn score(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
         let mut count = 0;
         for &row in rows {
-            let dot = dot_planes(&graph.codes[row as usize * graph.lines..][..graph.lines], &query.codes);
+            let dot = products(&graph.codes[row as usize * graph.lines..][..graph.lines], &query.codes);
             let key = ordered(query.key(dot, factors(graph.codes, graph.lines, row)));
             found[count] = u64::from(key) << 32 | u64::from(row) << 1;
             count += usize::from(key < bar);

@@ -64,7 +64,7 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub fn dot_near(x: &[f32], y: &[f32]) -> (f64, f64) {
+    pub fn dot_near(x: &[f32], y: &[f32]) -> f64 {
         portable::dot_near(x, y)
     }
 
@@ -228,21 +228,24 @@ mod avx512 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    pub fn dot_near(x: &[f32], y: &[f32]) -> (f64, f64) {
+    pub fn dot_near(x: &[f32], y: &[f32]) -> f64 {
         assert_eq!(x.len(), y.len());
-        let (mut sums, mut masses) = ([_mm512_setzero_pd(); 4], [_mm512_setzero_pd(); 4]);
-        for (step, at) in (0..x.len()).step_by(16).enumerate() {
-            let (a, b) = (wide(x, at), wide(y, at));
-            let terms = [_mm512_mul_pd(a.0, b.0), _mm512_mul_pd(a.1, b.1)];
-            let first = step % 2 * 2;
-            for j in 0..2 {
-                sums[first + j] = _mm512_add_pd(sums[first + j], terms[j]);
-                masses[first + j] = _mm512_add_pd(masses[first + j], _mm512_abs_pd(terms[j]));
+        let mut sums = [_mm512_setzero_pd(); 4];
+        let whole = x.len() / 32 * 32;
+        for (a, b) in x[..whole].chunks_exact(32).zip(y[..whole].chunks_exact(32)) {
+            for (j, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: 8 j + 8 <= 32, the length of both.
+                let (a, b) = unsafe { (_mm256_loadu_ps(a.as_ptr().add(8 * j)), _mm256_loadu_ps(b.as_ptr().add(8 * j))) };
+                *sum = _mm512_fmadd_pd(_mm512_cvtps_pd(a), _mm512_cvtps_pd(b), *sum);
             }
         }
-        let total =
-            |s: [__m512d; 4]| _mm512_reduce_add_pd(_mm512_add_pd(_mm512_add_pd(s[0], s[1]), _mm512_add_pd(s[2], s[3])));
-        (total(sums), portable::bound(x.len(), total(masses)))
+        for at in (whole..x.len()).step_by(16) {
+            let (a, b) = (wide(x, at), wide(y, at));
+            sums[0] = _mm512_fmadd_pd(a.0, b.0, sums[0]);
+            sums[1] = _mm512_fmadd_pd(a.1, b.1, sums[1]);
+        }
+        let sums = _mm512_add_pd(_mm512_add_pd(sums[0], sums[1]), _mm512_add_pd(sums[2], sums[3]));
+        _mm512_reduce_add_pd(sums)
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
@@ -545,7 +548,7 @@ fn pack_queries<const B: usize>(queries: &[&[Line]], packed: &mut Vec<Line>, ste
 entries! {
     avx2_dot_exact => avx2::dot_exact, (x: &[f32], y: &[f32]) -> f64;
     avx2_l2_exact => avx2::l2_exact, (x: &[f32], y: &[f32]) -> f64;
-    avx2_dot_near => avx2::dot_near, (x: &[f32], y: &[f32]) -> (f64, f64);
+    avx2_dot_near => avx2::dot_near, (x: &[f32], y: &[f32]) -> f64;
     avx2_l2_near => avx2::l2_near, (x: &[f32], y: &[f32]) -> (f64, f64);
     avx2_place => avx2::place, (x: &[f32], o: &[f32], factor: f64, sigma: f64, into: &mut [f64]) -> (f64, f64);
     avx2_code16 => avx2::code16, (u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) -> (f64, f64);
@@ -554,7 +557,7 @@ entries! {
     avx2_scan => avx2::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
     avx2_tile => avx2::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
     avx2_scan_pq => x86_pq::avx2::scan_pq, (c: &[Line], t: &Table, b: &[f32], s: f32, r: f32, o: &mut Vec<(f32, u32)>);
-    avx2_dot_planes => x86_graph::avx2::dot_planes, (row: &[Line], query: &[Line]) -> i32;
+    avx2_dot_planes => x86_graph::avx2::dot_planes, (c: &[Line], lines: usize, rows: [u32; 8], q: &[Line]) -> [i32; 8];
     avx2_raise => x86_groups::raise, (sums: &mut [u8], levels: &[u8], table: &[u8; 16], spread: u32);
     avx2_reaching => x86_groups::reaching, (sums: &[u8], enough: u8, found: &mut Vec<u32>);
     avx2_walk => x86_graph::avx2::walk, (walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
@@ -563,7 +566,7 @@ entries! {
     avx2_select => avx2::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);
     avx512_dot_exact => avx512::dot_exact, (x: &[f32], y: &[f32]) -> f64;
     avx512_l2_exact => avx512::l2_exact, (x: &[f32], y: &[f32]) -> f64;
-    avx512_dot_near => avx512::dot_near, (x: &[f32], y: &[f32]) -> (f64, f64);
+    avx512_dot_near => avx512::dot_near, (x: &[f32], y: &[f32]) -> f64;
     avx512_l2_near => avx512::l2_near, (x: &[f32], y: &[f32]) -> (f64, f64);
     avx512_place => avx512::place, (x: &[f32], o: &[f32], factor: f64, sigma: f64, into: &mut [f64]) -> (f64, f64);
     avx512_code16 => avx512::code16, (u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) -> (f64, f64);
@@ -573,7 +576,7 @@ entries! {
     avx512_pack_rows => avx512::pack_rows, (codes: &[Line], lines: usize, packed: &mut [Line]);
     avx512_tile => avx512::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
     avx512_scan_pq => x86_pq::avx512::scan_pq, (c: &[Line], t: &Table, b: &[f32], s: f32, r: f32, o: &mut Vec<(f32, u32)>);
-    avx512_dot_planes => x86_graph::avx512::dot_planes, (row: &[Line], query: &[Line]) -> i32;
+    avx512_dot_planes => x86_graph::avx512::dot_planes, (c: &[Line], lines: usize, rows: [u32; 8], q: &[Line]) -> [i32; 8];
     avx512_walk => x86_graph::avx512::walk, (walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
     avx512_sweep => x86_graph::avx512::sweep, (w: &mut Walker, g: &Graph, q: &GuideQuery, nodes: &[u32], width: usize);
     avx512_select => avx512::select, (d: &Dots, f: &[Factors], w: &[Weights], bars: &[f32], selected: &mut [Vec<u32>]);

@@ -44,8 +44,13 @@ pub mod avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    pub fn dot_planes(row: &[Line], query: &[Line]) -> i32 {
-        if query.len() == 2 * row.len() { products::<2>(row, query) } else { products::<4>(row, query) }
+    pub fn dot_planes(codes: &[Line], lines: usize, rows: [u32; 8], query: &[Line]) -> [i32; 8] {
+        let mut dots = [0; 8];
+        for (dot, row) in dots.iter_mut().zip(rows) {
+            let row = &codes[row as usize * lines..][..lines];
+            *dot = if query.len() == 2 * lines { products::<2>(row, query) } else { products::<4>(row, query) };
+        }
+        dots
     }
 
     struct Avx2<const P: usize>;
@@ -157,23 +162,16 @@ pub mod avx512 {
         (sums(totals), _mm256_setr_epi32(a, b, c, d, e, f, g, h))
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub fn dot_planes(row: &[Line], query: &[Line]) -> i32 {
-        let planes = query.len() / row.len();
-        assert!(query.len() == planes * row.len() && (planes == 2 || planes == 4));
-        let mut total = _mm512_setzero_si512();
-        for (line, query) in row.iter().zip(query.chunks_exact(planes)) {
-            // SAFETY: lines are 64 bytes on a boundary of 64; there are as many lines of the query as planes.
-            total = unsafe {
-                let codes = _mm512_load_si512(line.0.as_ptr().cast());
-                if planes == 2 {
-                    add::<2>(total, codes, query.as_ptr())
-                } else {
-                    add::<4>(total, codes, query.as_ptr())
-                }
-            };
-        }
-        _mm512_reduce_add_epi32(total)
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    pub fn dot_planes(codes: &[Line], lines: usize, rows: [u32; 8], query: &[Line]) -> [i32; 8] {
+        let (sums, _) = match query.len() == 2 * lines {
+            true => eight::<2>(codes, lines, rows, query),
+            false => eight::<4>(codes, lines, rows, query),
+        };
+        let mut dots = [0; 8];
+        // SAFETY: `dots` is eight numbers long.
+        unsafe { _mm256_storeu_si256(dots.as_mut_ptr().cast(), sums) };
+        dots
     }
 
     struct Avx512<const P: usize>;

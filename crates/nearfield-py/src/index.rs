@@ -15,7 +15,7 @@ type Exported<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray2<f32>>);
 /// Rows scanned, rows reread, bytes read, threads, hops, whether exact, effort, expected recall; the way chosen, queries
 /// that a scan had to answer after it, nanoseconds of the stages of walks.
 type Counts = ((usize, usize, usize, usize, usize, bool, usize, f64), &'static str, usize, [u64; 3]);
-type Found<'py> = (Bound<'py, PyArrayDyn<i64>>, Bound<'py, PyArrayDyn<f32>>, Counts);
+type Found<'py> = (Bound<'py, PyArrayDyn<i64>>, Bound<'py, PyArrayDyn<f32>>, Option<Counts>);
 
 /// Many threads may search at once; adding and removing wait for them. The lock is only ever waited for without the
 /// GIL: a search holds the lock and takes the GIL now and then to look for Ctrl-C.
@@ -204,8 +204,8 @@ impl Index {
         self.write(py, |index| index.compact(threads));
     }
 
-    /// Ids and scores, of shape (k,) for one query and (q, k) for several, and counts of the work done.
-    #[pyo3(signature = (queries, k, allow, threads, recall, exact, timed=false))]
+    /// Ids and scores, of shape (k,) for one query and (q, k) for several, and counts of the work done if a report is wanted.
+    #[pyo3(signature = (queries, k, allow, threads, recall, exact, report=false))]
     #[allow(clippy::too_many_arguments)]
     fn search<'py>(
         &self,
@@ -216,7 +216,7 @@ impl Index {
         threads: usize,
         recall: Option<f64>,
         exact: bool,
-        timed: bool,
+        report: bool,
     ) -> PyResult<Found<'py>> {
         let rows = (queries.ndim() > 1).then(|| queries.shape()[0]);
         let queries = queries.as_slice()?;
@@ -230,15 +230,17 @@ impl Index {
             }
         };
         let recall = if exact { Some(1.0) } else { recall };
-        let request = Request { queries, k, threads, allow, recall, interrupt: &interrupt, timed };
+        let request = Request { queries, k, threads, allow, recall, interrupt: &interrupt, timed: report };
         let answers = self.read(py, |index| index.search(&request));
         if let Some(error) = signal.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
         }
         let found = answers.map_err(raised)?;
-        let work = (found.rows_scanned, found.rows_reread, found.bytes_read, found.threads);
-        let counts = (work.0, work.1, work.2, work.3, found.hops, found.exact, found.effort, found.expected);
-        let counts = (counts, found.plan, found.rescued, found.stages);
+        let counts = report.then(|| {
+            let work = (found.rows_scanned, found.rows_reread, found.bytes_read, found.threads);
+            let counts = (work.0, work.1, work.2, work.3, found.hops, found.exact, found.effort, found.expected);
+            (counts, found.plan, found.rescued, found.stages)
+        });
         Ok((shaped(py, found.ids, rows, k)?, shaped(py, found.scores, rows, k)?, counts))
     }
 }
