@@ -314,7 +314,8 @@ impl Steps for Plain {
         walk::unseen(links, seen, fresh)
     }
 
-    fn score(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
+    fn score(graph: &Graph, rows: &[u32], count: usize, query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
+        let rows = &rows[..count];
         let mut count = 0;
         for &row in rows {
             let dot = products(&graph.codes[row as usize * graph.lines..][..graph.lines], &query.codes);

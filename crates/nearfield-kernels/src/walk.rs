@@ -91,12 +91,14 @@ impl Reach {
     }
 }
 
-/// What a SIMD level does its own way. Buffers are longer than what is put into them by [`SPARE`].
+/// What a SIMD level does its own way. Buffers are longer than what is in them by [`SPARE`]; in lists of rows, rows that
+/// there are stand in the spare places too.
 pub(crate) trait Steps {
     /// Puts neighbours whose bit is not set into `fresh` and returns how many.
     fn unseen(links: &[Links], seen: &[u32], fresh: &mut [u32]) -> usize;
-    /// Puts entries of the rows whose key is below the bar into `found`, in the order of the rows; returns how many.
-    fn score(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize;
+    /// Puts entries of the first `count` rows whose key is below the bar into `found`, in the order of the rows; returns
+    /// how many.
+    fn score(graph: &Graph, rows: &[u32], count: usize, query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize;
     /// Puts an entry in its place among the first `length` of the pool, beyond which all bits are set; returns it.
     fn insert(pool: &mut [u64], length: usize, entry: u64) -> usize;
 }
@@ -249,7 +251,7 @@ pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Gr
             *place = node;
         }
         let bar = bar(&walker.pool, walker.length, starts);
-        let count = S::score(graph, &walker.fresh[..count], query, bar, &mut walker.found);
+        let count = S::score(graph, &walker.fresh, count, query, bar, &mut walker.found);
         walker.take::<S>(count, starts);
     }
     walker.scored = graph.entries;
@@ -310,7 +312,7 @@ pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Gr
         }
         if waiting > 0 {
             let bar = bar(&walker.pool, walker.length, width).min(limit);
-            let count = S::score(graph, &walker.fresh[..waiting], query, bar, &mut walker.found);
+            let count = S::score(graph, &walker.fresh, waiting, query, bar, &mut walker.found);
             next = next.min(walker.take::<S>(count, width));
             if let Some(sieve) = sieve.filter(|_| adaptive) {
                 walker.sift(count, depth, sieve);

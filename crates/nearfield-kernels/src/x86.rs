@@ -235,7 +235,8 @@ mod avx512 {
         for (a, b) in x[..whole].chunks_exact(32).zip(y[..whole].chunks_exact(32)) {
             for (j, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: 8 j + 8 <= 32, the length of both.
-                let (a, b) = unsafe { (_mm256_loadu_ps(a.as_ptr().add(8 * j)), _mm256_loadu_ps(b.as_ptr().add(8 * j))) };
+                let (a, b) =
+                    unsafe { (_mm256_loadu_ps(a.as_ptr().add(8 * j)), _mm256_loadu_ps(b.as_ptr().add(8 * j))) };
                 *sum = _mm512_fmadd_pd(_mm512_cvtps_pd(a), _mm512_cvtps_pd(b), *sum);
             }
         }

@@ -62,7 +62,8 @@ pub mod avx2 {
         }
 
         #[inline(always)]
-        fn score(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
+        fn score(graph: &Graph, rows: &[u32], count: usize, query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
+            let rows = &rows[..count];
             let mut count = 0;
             for &row in rows {
                 let at = row as usize * graph.lines;
@@ -144,7 +145,7 @@ pub mod avx512 {
 
     /// Sums of the products of eight rows with a query that has `P` planes, and their factors.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn eight<const P: usize>(codes: &[Line], lines: usize, rows: [u32; 8], query: &[Line]) -> (__m256i, __m256i) {
+    fn eight<const P: usize>(codes: &[Line], lines: usize, rows: &[u32; 8], query: &[Line]) -> (__m256i, __m256i) {
         let mut totals = [_mm512_setzero_si512(); 8];
         assert!(query.len() == P * lines && lines > 0);
         let starts = rows.map(|row| row as usize * lines);
@@ -162,11 +163,26 @@ pub mod avx512 {
         (sums(totals), _mm256_setr_epi32(a, b, c, d, e, f, g, h))
     }
 
+    /// As `eight`, of rows of one line: most are.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn eight_short<const P: usize>(codes: &[Line], rows: &[u32; 8], query: &[Line]) -> (__m256i, __m256i) {
+        assert!(query.len() == P);
+        let lines = rows.map(|row| &codes[row as usize]);
+        let totals = lines.map(|line| {
+            // SAFETY: lines are 64 bytes on a boundary of 64; the query has P of them.
+            unsafe { add::<P>(_mm512_setzero_si512(), _mm512_load_si512(line.0.as_ptr().cast()), query.as_ptr()) }
+        });
+        let [a, b, c, d, e, f, g, h] =
+            lines.map(|line| i32::from_le_bytes([line.0[60], line.0[61], line.0[62], line.0[63]]));
+        (sums(totals), _mm256_setr_epi32(a, b, c, d, e, f, g, h))
+    }
+
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub fn dot_planes(codes: &[Line], lines: usize, rows: [u32; 8], query: &[Line]) -> [i32; 8] {
         let (sums, _) = match query.len() == 2 * lines {
-            true => eight::<2>(codes, lines, rows, query),
-            false => eight::<4>(codes, lines, rows, query),
+            true => eight::<2>(codes, lines, &rows, query),
+            false => eight::<4>(codes, lines, &rows, query),
         };
         let mut dots = [0; 8];
         // SAFETY: `dots` is eight numbers long.
@@ -184,9 +200,14 @@ pub mod avx512 {
         }
 
         #[inline(always)]
-        fn score(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
+        fn score(graph: &Graph, rows: &[u32], count: usize, query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
             // SAFETY: as above.
-            unsafe { score::<P>(graph, rows, query, bar, found) }
+            unsafe {
+                match graph.lines {
+                    1 => score::<P, true>(graph, rows, count, query, bar, found),
+                    _ => score::<P, false>(graph, rows, count, query, bar, found),
+                }
+            }
         }
 
         #[inline(always)]
@@ -221,17 +242,24 @@ pub mod avx512 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,bmi1,bmi2,popcnt")]
-    fn score<const P: usize>(graph: &Graph, rows: &[u32], query: &GuideQuery, bar: u32, found: &mut [u64]) -> usize {
-        assert!(found.len() >= rows.len() + SPARE);
+    fn score<const P: usize, const SHORT: bool>(
+        graph: &Graph,
+        rows: &[u32],
+        count: usize,
+        query: &GuideQuery,
+        bar: u32,
+        found: &mut [u64],
+    ) -> usize {
+        assert!(found.len() >= count + SPARE && rows.len() >= count + SPARE);
+        assert!(query.codes.len() == P * graph.lines && (!SHORT || graph.lines == 1));
         let (surplus, bar) = (_mm256_set1_epi32(query.surplus), _mm256_set1_epi32(bar as i32));
         let (scale, bias) = (_mm256_set1_ps(query.scale), _mm256_set1_ps(query.bias));
-        let mut count = 0;
-        for chunk in rows.chunks(8) {
-            let list = match chunk.first_chunk::<8>() {
-                Some(whole) => *whole,
-                None => [0, 1, 2, 3, 4, 5, 6, 7].map(|i| chunk[i.min(chunk.len() - 1)]),
+        let mut kept = 0;
+        for (left, list) in (1..=count).rev().step_by(8).zip(rows.as_chunks::<8>().0) {
+            let (dots, both) = match SHORT {
+                true => eight_short::<P>(graph.codes, list, &query.codes),
+                false => eight::<P>(graph.codes, graph.lines, list, &query.codes),
             };
-            let (dots, both) = eight::<P>(graph.codes, graph.lines, list, &query.codes);
             let dots = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_slli_epi32::<1>(dots), surplus));
             let factor = _mm256_cvtepi32_ps(_mm256_and_si256(both, _mm256_set1_epi32(0xFFFF)));
             let offset = _mm256_cvtepi32_ps(_mm256_srli_epi32::<16>(both));
@@ -240,18 +268,18 @@ pub mod avx512 {
             let bits = _mm256_castps_si256(_mm256_sub_ps(_mm256_mul_ps(offset, bias), product));
             let sign = _mm256_or_si256(_mm256_srai_epi32::<31>(bits), _mm256_set1_epi32(i32::MIN));
             let keys = _mm256_xor_si256(bits, sign);
-            let below = _mm256_cmplt_epu32_mask(keys, bar) & (0xFF >> (8 - chunk.len()));
-            // SAFETY: `list` is eight numbers long; count + 8 <= found.len(), asserted above.
+            let below = _mm256_cmplt_epu32_mask(keys, bar) & (0xFF >> (8 - left.min(8)));
+            // SAFETY: `list` is eight numbers long; kept + 8 <= count + 8 <= found.len(), asserted above.
             unsafe {
                 let nodes = _mm512_cvtepu32_epi64(_mm256_loadu_si256(list.as_ptr().cast()));
                 let keys = _mm512_slli_epi64::<32>(_mm512_cvtepu32_epi64(keys));
                 let entries = _mm512_or_si512(keys, _mm512_slli_epi64::<1>(nodes));
-                let kept = _mm512_maskz_compress_epi64(below, entries);
-                _mm512_storeu_si512(found.as_mut_ptr().add(count).cast(), kept);
+                let entries = _mm512_maskz_compress_epi64(below, entries);
+                _mm512_storeu_si512(found.as_mut_ptr().add(kept).cast(), entries);
             }
-            count += below.count_ones() as usize;
+            kept += below.count_ones() as usize;
         }
-        count
+        kept
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,bmi1,bmi2,popcnt")]
