@@ -300,13 +300,15 @@ pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Gr
         if chosen != NONE {
             let start = chosen as usize * graph.width;
             coming = S::unseen(&graph.links[start..start + graph.width], &walker.seen, &mut walker.ahead);
-            for &node in &walker.ahead[..coming] {
-                walker.seen[node as usize / 32] |= 1 << (node % 32);
-                for line in 0..graph.lines {
-                    prefetch(graph.codes, node as usize * graph.lines + line);
-                }
+            let (ahead, seen) = (&walker.ahead[..coming], &mut walker.seen[..]);
+            match graph.lines {
+                1 => ahead.iter().for_each(|node| prefetch(graph.codes, *node as usize)),
+                lines => ahead.iter().for_each(|node| {
+                    (0..lines).for_each(|line| prefetch(graph.codes, *node as usize * lines + line));
+                }),
             }
-            walker.marked.extend_from_slice(&walker.ahead[..coming]);
+            ahead.iter().for_each(|node| seen[*node as usize / 32] |= 1 << (node % 32));
+            walker.marked.extend_from_slice(ahead);
             walker.hops += 1;
             walker.scored += coming;
         }

@@ -286,31 +286,24 @@ pub mod avx512 {
     fn insert(pool: &mut [u64], length: usize, entry: u64) -> usize {
         assert!(pool.len() >= length + SPARE);
         let wanted = _mm512_set1_epi64(entry as i64);
-        let mut block = 0;
-        // SAFETY: a block begins at `length` at the latest, where all places have all bits set; eight more are there.
+        // From the end on, since most entries belong there: what is not below the entry moves up by one place.
+        let mut block = length / 8 * 8;
+        // SAFETY: a block begins at `length` at the latest; eight more places are there.
         unsafe {
             let at = pool.as_mut_ptr();
-            let (mut lanes, below) = loop {
-                let lanes = _mm512_loadu_si512(at.add(block).cast());
-                let below = _mm512_cmplt_epu64_mask(lanes, wanted);
-                if below != 0xFF || block + 8 > length {
-                    break (lanes, below);
+            let mut lanes = _mm512_loadu_si512(at.add(block).cast());
+            loop {
+                let before = if block > 0 { _mm512_loadu_si512(at.add(block - 8).cast()) } else { _mm512_setzero_si512() };
+                let moved = _mm512_alignr_epi64::<7>(lanes, before);
+                let above = _mm512_cmpge_epu64_mask(lanes, wanted);
+                // The first of them takes the place of one below the entry: there the entry itself goes.
+                let moved = _mm512_mask_max_epu64(lanes, above, moved, wanted);
+                _mm512_storeu_si512(at.add(block).cast(), moved);
+                if block == 0 || _mm512_cmpge_epu64_mask(before, wanted) == 0 {
+                    return block + 8 - above.count_ones() as usize;
                 }
-                block += 8;
-            };
-            let lane = below.count_ones() as usize;
-            let moved = _mm512_mask_alignr_epi64::<7>(lanes, !below, lanes, lanes);
-            let moved = _mm512_mask_mov_epi64(moved, below.wrapping_add(1) & !below, wanted);
-            _mm512_storeu_si512(at.add(block).cast(), moved);
-            let place = block + lane;
-            block += 8;
-            while block <= length {
-                let next = _mm512_loadu_si512(at.add(block).cast());
-                _mm512_storeu_si512(at.add(block).cast(), _mm512_alignr_epi64::<7>(next, lanes));
-                lanes = next;
-                block += 8;
+                (lanes, block) = (before, block - 8);
             }
-            place
         }
     }
 
