@@ -300,6 +300,10 @@ class Index:
         Raises:
             InvalidInput: Wrong dimension, NaN or infinity, k < 1, a mask that is too short, recall out of range.
         """
+        if allow is None and not report:  # a query takes some microseconds: what is ready is answered with one look
+            found = self._native.answer(queries, k, self._threads, recall, bool(exact))
+            if found is not None:
+                return found
         if type(k) is not int:
             k = _whole(k, "k")
         if not 1 <= k < 2**32:

@@ -48,6 +48,8 @@ pub type Code16 = fn(u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) 
 
 /// See [`Kernels::walk`].
 pub type Walk = fn(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
+/// See [`Kernels::dot_planes`].
+pub type DotPlanes = fn(&[Line], usize, [u32; 8], &[Line]) -> [i32; 8];
 
 /// See [`Kernels::sweep`].
 pub type Sweep = fn(walker: &mut Walker, graph: &Graph, query: &GuideQuery, nodes: &[u32], width: usize);
@@ -108,7 +110,7 @@ pub struct Kernels {
     pub scan_pq: ScanPq,
     /// Sums of the products of eight rows of guide codes, of so many lines each, with a query that has a line for each of
     /// their planes.
-    pub dot_planes: fn(&[Line], usize, [u32; 8], &[Line]) -> [i32; 8],
+    pub dot_planes: DotPlanes,
     /// Walks through a graph for one query and leaves the nearest nodes in the walker.
     pub walk: Walk,
     /// Scores all of these nodes of a graph for one query, whatever their neighbours, and leaves the nearest `width` in

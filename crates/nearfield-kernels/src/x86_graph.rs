@@ -293,7 +293,8 @@ pub mod avx512 {
             let at = pool.as_mut_ptr();
             let mut lanes = _mm512_loadu_si512(at.add(block).cast());
             loop {
-                let before = if block > 0 { _mm512_loadu_si512(at.add(block - 8).cast()) } else { _mm512_setzero_si512() };
+                let before =
+                    if block > 0 { _mm512_loadu_si512(at.add(block - 8).cast()) } else { _mm512_setzero_si512() };
                 let moved = _mm512_alignr_epi64::<7>(lanes, before);
                 let above = _mm512_cmpge_epu64_mask(lanes, wanted);
                 // The first of them takes the place of one below the entry: there the entry itself goes.

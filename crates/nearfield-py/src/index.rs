@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use nearfield_index::{Allow, Error, Kind, Metric, Request, dispatch, kind};
+use nearfield_index::{Allow, Answers, Error, Kind, Metric, Request, dispatch, kind};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn};
 use pyo3::prelude::*;
+use pyo3::types::{PyFloat, PyInt};
 
 use crate::raised;
 
@@ -15,6 +16,7 @@ type Exported<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray2<f32>>);
 /// Rows scanned, rows reread, bytes read, threads, hops, whether exact, effort, expected recall; the way chosen, queries
 /// that a scan had to answer after it, nanoseconds of the stages of walks.
 type Counts = ((usize, usize, usize, usize, usize, bool, usize, f64), &'static str, usize, [u64; 3]);
+type Answer<'py> = (Bound<'py, PyArrayDyn<i64>>, Bound<'py, PyArrayDyn<f32>>);
 type Found<'py> = (Bound<'py, PyArrayDyn<i64>>, Bound<'py, PyArrayDyn<f32>>, Option<Counts>);
 
 /// Many threads may search at once; adding and removing wait for them. The lock is only ever waited for without the
@@ -204,7 +206,39 @@ impl Index {
         self.write(py, |index| index.compact(threads));
     }
 
-    /// Ids and scores, of shape (k,) for one query and (q, k) for several, and counts of the work done if a report is wanted.
+    /// The usual search, if all arguments are of the very types it takes; otherwise None, and `search` is to be asked,
+    /// for which Python looks at them more closely. Answers are those of `search`, without counts.
+    fn answer<'py>(
+        &self,
+        py: Python<'py>,
+        queries: &Bound<'py, PyAny>,
+        k: &Bound<'py, PyAny>,
+        threads: usize,
+        recall: &Bound<'py, PyAny>,
+        exact: bool,
+    ) -> PyResult<Option<Answer<'py>>> {
+        let Ok(queries) = queries.cast::<PyArrayDyn<f32>>() else { return Ok(None) };
+        let k = if k.is_exact_instance_of::<PyInt>() { k.extract::<u32>().unwrap_or(0) } else { 0 };
+        let recall = match recall.cast_exact::<PyFloat>() {
+            Ok(recall) => Some(recall.value()),
+            Err(_) if recall.is_none() => None,
+            Err(_) => return Ok(None),
+        };
+        let shape = queries.shape();
+        let is_shaped = matches!(shape.len(), 1 | 2) && shape.last() == Some(&self.dimension(py));
+        let is_ready = queries.is_c_contiguous() && queries.data().is_aligned();
+        if !is_shaped || !is_ready || k == 0 || recall.is_some_and(|recall| !(recall > 0.0 && recall <= 1.0)) {
+            return Ok(None);
+        }
+        let (rows, k) = ((shape.len() > 1).then(|| shape[0]), k as usize);
+        let queries = queries.try_readonly()?;
+        let found =
+            self.found(py, queries.as_slice()?, k, None, threads, if exact { Some(1.0) } else { recall }, false)?;
+        Ok(Some((shaped(py, found.ids, rows, k)?, shaped(py, found.scores, rows, k)?)))
+    }
+
+    /// Ids and scores, of shape (k,) for one query and (q, k) for several, and counts of the work done if a report is
+    /// wanted.
     #[pyo3(signature = (queries, k, allow, threads, recall, exact, report=false))]
     #[allow(clippy::too_many_arguments)]
     fn search<'py>(
@@ -219,23 +253,9 @@ impl Index {
         report: bool,
     ) -> PyResult<Found<'py>> {
         let rows = (queries.ndim() > 1).then(|| queries.shape()[0]);
-        let queries = queries.as_slice()?;
         let allow = allow.as_ref().map(Allowed::get).transpose()?;
-        let signal = Mutex::new(None);
-        let interrupt = || match Python::attach(|py| py.check_signals()) {
-            Ok(()) => false,
-            Err(error) => {
-                *signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                true
-            }
-        };
         let recall = if exact { Some(1.0) } else { recall };
-        let request = Request { queries, k, threads, allow, recall, interrupt: &interrupt, timed: report };
-        let answers = self.read(py, |index| index.search(&request));
-        if let Some(error) = signal.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(error);
-        }
-        let found = answers.map_err(raised)?;
+        let found = self.found(py, queries.as_slice()?, k, allow, threads, recall, report)?;
         let counts = report.then(|| {
             let work = (found.rows_scanned, found.rows_reread, found.bytes_read, found.threads);
             let counts = (work.0, work.1, work.2, work.3, found.hops, found.exact, found.effort, found.expected);
@@ -245,16 +265,45 @@ impl Index {
     }
 }
 
+impl Index {
+    /// Answers, with the GIL released but for looks at Ctrl-C.
+    #[allow(clippy::too_many_arguments)]
+    fn found(
+        &self,
+        py: Python<'_>,
+        queries: &[f32],
+        k: usize,
+        allow: Option<Allow<'_>>,
+        threads: usize,
+        recall: Option<f64>,
+        timed: bool,
+    ) -> PyResult<Answers> {
+        let signal = Mutex::new(None);
+        let interrupt = || match Python::attach(|py| py.check_signals()) {
+            Ok(()) => false,
+            Err(error) => {
+                *signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                true
+            }
+        };
+        let request = Request { queries, k, threads, allow, recall, interrupt: &interrupt, timed };
+        let answers = self.read(py, |index| index.search(&request));
+        match signal.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => answers.map_err(raised),
+        }
+    }
+}
+
 /// Answers as an array: one row, or as many as there are queries.
-fn shaped<'py, T: numpy::Element>(
+fn shaped<'py, T: numpy::Element + Copy>(
     py: Python<'py>,
     answers: Vec<T>,
     rows: Option<usize>,
     k: usize,
 ) -> PyResult<Bound<'py, PyArrayDyn<T>>> {
-    let flat = answers.into_pyarray(py);
     match rows {
-        Some(rows) => flat.reshape(vec![rows, k]),
-        None => Ok(flat.to_dyn().clone()),
+        Some(rows) => answers.into_pyarray(py).reshape(vec![rows, k]),
+        None => Ok(PyArray1::from_slice(py, &answers).to_dyn().clone()), // few numbers are copied faster than adopted
     }
 }
