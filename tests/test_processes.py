@@ -373,9 +373,12 @@ def test_sixteen_threads_share_one_handle(tmp_path: Path, path: str | None) -> N
         equals_brute_force(collection)
 
 
-def test_searches_on_one_handle_run_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", [None, "x.nf"])
+def test_searches_on_one_handle_run_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None
+) -> None:
     """Each waits within the index until all the others are there too."""
-    with nf.open(tmp_path / "x.nf") as db:
+    with nf.open(tmp_path / path if path else None) as db:
         collection = db.collection("c", embedder=None)
         add(collection, ["a", "b"])
         collection.search(vector("a"), k=1)
@@ -389,6 +392,51 @@ def test_searches_on_one_handle_run_at_the_same_time(tmp_path: Path, monkeypatch
         monkeypatch.setattr(nf.Index, "search", waiting)
         with ThreadPoolExecutor(16) as pool:
             assert list(pool.map(lambda _: collection.search(vector("a"), k=1).ids, range(16))) == [["a"]] * 16
+
+
+def test_threads_read_one_database_in_memory_while_others_write() -> None:
+    """They share a connection: each must get its own rows, of one moment."""
+    with nf.open() as db:
+        collection = db.collection("c", embedder=None)
+        names = [f"n {i}" for i in range(300)]
+        add(collection, names, metadatas=[{"n": i, "name": name} for i, name in enumerate(names)])
+        stop = threading.Event()
+
+        def read(n: int) -> None:
+            random, at = np.random.default_rng(n), 0
+            while not stop.is_set() or at < 20:
+                at += 1
+                some = [names[i] for i in random.permutation(200)[:20]]
+                assert [record.id for record in collection.get(some)] == some
+                assert [record.document for record in collection.get(some)] == some
+                low = int(random.integers(190))
+                found = collection.get(where={"n": {"$gte": low, "$lt": low + 7}})
+                assert [record.metadata["name"] for record in found] == names[low : low + 7]
+                assert [hits.ids[0] for hits in collection.search(np.stack(list(map(vector, some))), k=1)] == some
+                assert collection.count() == len(collection.get()) or not stop.is_set()
+                moved = [record.metadata["pair"] for record in collection.get(where={"pair": {"$exists": True}})]
+                assert len(moved) in (0, 2)
+                assert len(set(moved)) <= 1  # both or none, and of one write
+
+        def write() -> None:
+            try:
+                for i in range(60):
+                    collection.upsert(
+                        ids=["left", "right"], embeddings=np.ones((2, DIMENSION)), metadatas=[{"pair": i}] * 2
+                    )
+                    add(collection, [f"more {i}"])
+            finally:
+                stop.set()
+
+        with ThreadPoolExecutor(9) as pool:
+            for done in [pool.submit(write), *(pool.submit(read, n) for n in range(8))]:
+                done.result(60)
+        assert collection.count() == 362
+
+
+def test_a_sqlite_without_locks_of_its_own_is_read_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "threadsafety", 1)
+    test_threads_read_one_database_in_memory_while_others_write()
 
 
 # -- everything at once ----------------------------------------------------------------------------------------------

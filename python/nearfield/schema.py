@@ -115,7 +115,11 @@ def connect(
             path.absolute().as_uri() + {"rwc": "?mode=rwc", "ro": "?mode=ro", "immutable": "?mode=ro&immutable=1"}[mode]
         )
     # Transactions are begun and ended by hand (isolation_level=None); the store's locks serialise the threads.
-    connection = sqlite3.connect(target, timeout=TIMEOUT, isolation_level=None, check_same_thread=False, uri=True)
+    # The one in memory is read by several threads at once, and sqlite3 may hand two of them the same cached statement.
+    cached = 0 if path is None else 128
+    connection = sqlite3.connect(
+        target, timeout=TIMEOUT, isolation_level=None, check_same_thread=False, uri=True, cached_statements=cached
+    )
     try:
         connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
         connection.execute("PRAGMA fullfsync = 1")  # macOS: fsync alone stops at the drive's cache

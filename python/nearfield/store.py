@@ -14,7 +14,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +34,8 @@ class Store:
     """A database folder (or, with path=None, the same in memory).
 
     One connection writes, behind a lock. Every thread that reads has a connection to itself for as long as it reads, so
-    readers wait for nobody. In memory there is one connection for all, because it is the database.
+    readers wait for nobody. In memory there is one connection for all, because it is the database: any number of threads
+    read it at once, and a writer waits for them, and they for it.
     """
 
     def __init__(self, path: Path | None, durability: Durability = "full", *, frozen: bool = False) -> None:
@@ -49,8 +50,8 @@ class Store:
         self._write_lock = threading.RLock()
         self._idle: list[sqlite3.Connection] = []
         self._pool = threading.Condition(threading.RLock())
-        self._reading: Counter[int] = Counter()  # how many connections each thread has
-        self._forking = False
+        self._reading: Counter[int] = Counter()  # how often each thread reads just now
+        self._barred = 0  # those before whom nobody begins to read: a fork, a writer in memory
         self._thread: threading.Thread | None = None
         self._rest = 0.0  # when the next one may start
         self._known: set[tuple[Path, int]] = set()  # segments that were read through, and are good
@@ -92,6 +93,9 @@ class Store:
             StorageError: the files cannot be read.
         """
         with translated(self.path, "reading"), self._connection() as connection:
+            if self.path is None:  # nobody writes meanwhile
+                yield Transaction(connection, None, self._known)
+                return
             connection.execute("BEGIN")
             try:
                 yield Transaction(connection, self.path, self._known)
@@ -109,7 +113,7 @@ class Store:
         Raises:
             Closed, ReadOnly, Locked, DiskFull, StorageError: nothing was changed.
         """
-        with self._write_lock, translated(self.path, "writing to"):
+        with self._write_lock, translated(self.path, "writing to"), self._alone():
             self._check_open()
             self.check_writable()
             if self._writer is None:
@@ -266,35 +270,62 @@ class Store:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection that no other thread has meanwhile."""
-        if self.path is None:
-            with self._write_lock:
-                self._check_open()
+        """A connection that no other thread has meanwhile; in memory, the one that all have."""
+        shared = self.path is None
+        alone = shared and sqlite3.threadsafety < 3  # a SQLite that was built without locks of its own
+        with self._write_lock if alone else nullcontext(), self.unforked():
+            if shared:
                 assert self._writer is not None
                 yield self._writer
-            return
+                return
+            with self._pool:
+                connection = self._idle.pop() if self._idle else None
+            try:
+                if connection is None:
+                    connection = self._connect()
+                yield connection
+            finally:
+                with self._pool:
+                    if connection is not None:
+                        if self._closed or len(self._idle) >= _IDLE:
+                            connection.close()
+                        else:
+                            self._idle.append(connection)
+
+    @contextmanager
+    def unforked(self) -> Iterator[None]:
+        """Other threads that want to fork wait for its end: so no child inherits what is locked in it."""
         me = threading.get_ident()
         with self._pool:
-            while self._forking and me not in self._reading:
+            while self._barred and me not in self._reading:
                 self._pool.wait()
             self._check_open()
             self._reading[me] += 1
-            connection = self._idle.pop() if self._idle else None
         try:
-            if connection is None:
-                connection = self._connect()
-            yield connection
+            yield
         finally:
             with self._pool:
-                if connection is not None:
-                    if self._closed or len(self._idle) >= _IDLE:
-                        connection.close()
-                    else:
-                        self._idle.append(connection)
                 self._reading[me] -= 1
                 if not self._reading[me]:
                     del self._reading[me]
                 self._pool.notify_all()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """In memory: no other thread reads. The caller holds the write lock."""
+        if self.path is not None:
+            yield
+            return
+        with self.unforked():
+            with self._pool:
+                self._barred += 1
+                self._quiet()
+            try:
+                yield
+            finally:
+                with self._pool:
+                    self._barred -= 1
+                    self._pool.notify_all()
 
     def _quiet(self) -> None:
         """Wait until no other thread reads. The caller holds the pool."""
@@ -420,7 +451,7 @@ def _before_fork() -> None:
     for store in stores:
         store._write_lock.acquire()
         store._pool.acquire()
-        store._forking = True  # no new readers, while those there are come to their end
+        store._barred += 1  # no new readers, while those there are come to their end
         store._quiet()
         writing = store._writer is not None and store._writer.in_transaction
         if store.path is not None and not writing and not store._reading:
@@ -430,7 +461,7 @@ def _before_fork() -> None:
 
 def _after_fork() -> None:
     for store in _held.__dict__.pop("stores", []):
-        store._forking = False
+        store._barred -= 1
         store._pool.notify_all()
         store._pool.release()
         store._write_lock.release()
