@@ -45,7 +45,7 @@ def main(path: str, life: int, mode: str, count: int) -> None:
         transaction.SEAL_ROWS = 40
     if mode == "upkeep":
         compaction.PIECE_ROWS, compaction.DUE_ROWS = 20, 50
-        live.LiveIndex.kind, live._WORTH_PUBLISHING = "hnsw", 20
+        live.LiveIndex.kind, live.WORTH_PUBLISHING = "hnsw", 20
     collection = nf.open(path).collection("c", embedder=None)
     for number in range(count):
         if mode == "upkeep" and number % 5 == 4:

@@ -60,7 +60,7 @@ def small() -> None:
     transaction.SEAL_ROWS = 8
     compaction.PIECE_ROWS = 6
     live.LiveIndex.kind = "hnsw"
-    live._WORTH_PUBLISHING = 10
+    live.WORTH_PUBLISHING = 10
 
 
 def main(path: str, durability: Any) -> None:

@@ -51,6 +51,7 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         "index",
         "sparse",
         "inputs",
+        "given",
         "live",
         "live_text",
         "columns",

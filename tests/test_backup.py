@@ -286,7 +286,7 @@ def test_a_rename_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_a_copy_takes_the_published_indexes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live.LiveIndex, "kind", "hnsw")
-    monkeypatch.setattr(live, "_WORTH_PUBLISHING", 10)
+    monkeypatch.setattr(live, "WORTH_PUBLISHING", 10)
     made = filled(tmp_path / "x.nf", 20)
     with nf.open(tmp_path / "x.nf") as db:
         db.collection("c", embedder=None).search(made[0])

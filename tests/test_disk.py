@@ -131,7 +131,7 @@ from nearfield import compaction, live, transaction
 sys.path.insert(0, sys.argv[3])
 import databases
 transaction.SEAL_ROWS, compaction.PIECE_ROWS = 8, 6
-live.LiveIndex.kind, live._WORTH_PUBLISHING = "hnsw", 10
+live.LiveIndex.kind, live.WORTH_PUBLISHING = "hnsw", 10
 
 def opened():
     db = nf.open(sys.argv[1])

@@ -346,7 +346,7 @@ def test_a_delete_that_was_overtaken_takes_what_matches_in_the_end(
 def test_the_next_process_reads_what_was_published_and_what_came_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_WORTH_PUBLISHING", 10)
+    monkeypatch.setattr(live, "WORTH_PUBLISHING", 10)
     made = vectors(40)
     with nf.open(tmp_path / "x.nf") as db:
         collection = db.collection("c", embedder=None)

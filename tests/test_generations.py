@@ -41,8 +41,8 @@ def text(content: str) -> Callable[[Path], None]:
     return write
 
 
-def indexes(path: Path) -> list[str]:
-    return sorted(file.name for file in (path / "indexes").rglob("*") if file.is_file())
+def indexes(path: Path, kind: str = "") -> list[str]:
+    return sorted(file.name for file in (path / "indexes").rglob(f"{kind}*") if file.is_file())
 
 
 def test_the_newest_generation_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_file_that_a_reader_may_still_open_is_not_removed(tmp_path: Path) -> N
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live.LiveIndex, "kind", "hnsw")
-    monkeypatch.setattr(live, "_WORTH_PUBLISHING", 20)
+    monkeypatch.setattr(live, "WORTH_PUBLISHING", 20)
 
 
 def test_a_published_graph_is_opened_and_brought_up_to_date(
@@ -171,7 +171,8 @@ def test_a_published_graph_is_opened_and_brought_up_to_date(
         collection = db.collection("c", embedder=None)
         collection.add(ids=[str(i) for i in range(40)], embeddings=made[:40])
         collection.search(made[0])
-        assert indexes(tmp_path / "x.nf") == ["hnsw-000001.nfi"]
+        collection._derived.finish()
+        assert indexes(tmp_path / "x.nf") == ["columns-000001.nfi", "hnsw-000001.nfi"]
         collection.add(ids=[str(i) for i in range(40, 60)], embeddings=made[40:])
         collection.delete(["3", "50"])
         collection.upsert(ids="7", embeddings=made[3])
@@ -218,7 +219,8 @@ def test_a_damaged_generation_is_named_dropped_and_made_again(tmp_path: Path, gr
         with pytest.warns(UserWarning, match=r"a published index is not used, but made again"):
             assert collection.search(made[5], k=7).ids == wanted
         assert collection.search(made[5], k=7).ids == wanted
-        assert indexes(tmp_path / "x.nf") == (["hnsw-000001.nfi"] if damage == "gone" else ["hnsw-000002.nfi"])
+        collection._derived.finish()
+        assert indexes(tmp_path / "x.nf", "hnsw") == (["hnsw-000001.nfi"] if damage == "gone" else ["hnsw-000002.nfi"])
     with warnings.catch_warnings(), nf.open(tmp_path / "x.nf") as db:
         warnings.simplefilter("error")
         assert db.collection("c", embedder=None).search(made[5], k=7).ids == wanted
@@ -273,17 +275,25 @@ def test_a_search_that_was_overtaken_takes_a_new_view(tmp_path: Path, monkeypatc
 def test_a_compaction_publishes_the_index_of_what_it_made(
     tmp_path: Path, graphs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or every process would have to build it again."""
+    """Or every process would have to build it again, and that of words and metadata too."""
     made = vectors(60)
     with nf.open(tmp_path / "x.nf") as db:
         collection = db.collection("c", embedder=None)
-        collection.add(ids=[str(i) for i in range(60)], embeddings=made)
+        names = [str(i) for i in range(60)]
+        collection.add(names, ids=names, embeddings=made, metadatas=[{"n": i} for i in range(60)])
         collection.search(made[0])
+        collection.search("7", mode="lexical")
         collection.delete([str(i) for i in range(20)])
         wanted = collection.search(made[30], k=40).ids
+        collection._derived.finish()
         collection.compact()
-        assert indexes(tmp_path / "x.nf") == ["hnsw-000002.nfi"]
-        monkeypatch.setattr(transaction.Transaction, "vectors", None)  # not needed
-        assert collection.search(made[30], k=40).ids == wanted
-    with nf.open(tmp_path / "x.nf") as db:
-        assert db.collection("c", embedder=None).search(made[30], k=40).ids == wanted
+        made_again = [f"{kind}-000002.nfi" for kind in ("columns", "hnsw", "text")]
+        assert indexes(tmp_path / "x.nf") == made_again
+        for part in ("vectors", "metadata", "piece"):  # not needed
+            monkeypatch.setattr(transaction.Transaction, part, None)
+        for db_again in (db, nf.open(tmp_path / "x.nf")):
+            collection = db_again.collection("c", embedder=None)
+            assert collection.search(made[30], k=40).ids == wanted
+            assert collection.count({"n": {"$lt": 25}}) == 5
+            assert collection.search("20", mode="lexical").ids == ["20"]
+        db_again.close()

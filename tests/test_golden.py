@@ -84,7 +84,7 @@ def test_a_database_of_format_version_1_is_read(tmp_path: Path, monkeypatch: pyt
 def make(path: Path) -> None:
     """Write a golden database, for a version that has none yet."""
     transaction.SEAL_ROWS, compaction.PIECE_ROWS = 16, 8
-    live.LiveIndex.kind, live._WORTH_PUBLISHING = "hnsw", 10
+    live.LiveIndex.kind, live.WORTH_PUBLISHING = "hnsw", 10
     with nf.open(path) as db:
         fill(db)
         db.snapshot("before")

@@ -41,7 +41,7 @@ def answers(collection: nf.Collection, text: LiveText, query: str) -> dict[str, 
         records = transaction.records(state.id, [row for row in found if row >= 0])  # type: ignore[attr-defined]
         return {records[row].id: score for row, score in found.items() if row >= 0}
 
-    return consistent(collection._store, text.gate, work)
+    return consistent(collection._store, (text.gate,), work)
 
 
 def expected(collection: nf.Collection, query: str) -> dict[str, float]:
@@ -99,7 +99,7 @@ def filled(db: nf.Database) -> nf.Collection:
 def test_a_published_index_is_read_by_the_next_process_and_brought_up_to_date(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_WORTH_PUBLISHING", 1)
+    monkeypatch.setattr(live, "WORTH_PUBLISHING", 1)
     with nf.open(tmp_path / "x.nf") as db:
         collection = filled(db)
         text = LiveText(collection._store)
@@ -123,7 +123,7 @@ def test_a_published_index_is_read_by_the_next_process_and_brought_up_to_date(
 
 
 def test_a_damaged_published_index_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "_WORTH_PUBLISHING", 1)
+    monkeypatch.setattr(live, "WORTH_PUBLISHING", 1)
     with nf.open(tmp_path / "x.nf") as db:
         collection = filled(db)
         text = LiveText(collection._store)
@@ -144,7 +144,7 @@ def test_a_damaged_published_index_is_made_again(tmp_path: Path, monkeypatch: py
 
 def test_a_collection_keeps_the_language_of_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """German endings and stop words, in this process and the next, from a published index and after a compaction."""
-    monkeypatch.setattr(live, "_WORTH_PUBLISHING", 1)
+    monkeypatch.setattr(live, "WORTH_PUBLISHING", 1)
     texts = ["Die Katzen schlafen im Garten.", "Der Hund bellt.", "The cats sleep."]
 
     def found(docs: nf.Collection, query: str) -> list[str]:

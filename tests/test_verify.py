@@ -22,7 +22,7 @@ from nearfield.errors import Corrupt, NearfieldError, NotFound
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transaction, "SEAL_ROWS", 16)
     monkeypatch.setattr(live.LiveIndex, "kind", "hnsw")
-    monkeypatch.setattr(live, "_WORTH_PUBLISHING", 10)
+    monkeypatch.setattr(live, "WORTH_PUBLISHING", 10)
 
 
 @pytest.fixture

@@ -96,7 +96,9 @@ class Catalog:
         """The language of the words of a collection; "none" where words are taken as they are."""
         if not self._has_languages():
             return ENGLISH
-        found = self._sql.execute("SELECT language FROM languages WHERE origin = ?", (state.origin,)).fetchone()
+        source = self.find(state.name.partition(HIDDEN)[0]) if state.origin is None else state  # of a copy
+        origin = None if source is None else source.origin
+        found = self._sql.execute("SELECT language FROM languages WHERE origin = ?", (origin,)).fetchone()
         return ENGLISH if found is None else found[0]
 
     def set_language(self, state: State, language: str) -> None:

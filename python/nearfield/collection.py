@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from nearfield import compaction, filters, inputs
-from nearfield.derived import Derived
+from nearfield.derived import Derived, ahead
 from nearfield.encoding import Encoder
 from nearfield.fields import F
-from nearfield.live import index_ahead
 from nearfield.reading import Reader
 from nearfield.request import Request, SearchOptions
 from nearfield.searching import Searcher
@@ -51,7 +50,7 @@ class Collection(Verbs):
         self._reopen = reopen
         self._encoder = Encoder(embedder, state)
         self._reader = Reader(store, derived, state)
-        self._writer = Writer(store, self._reader, self._encoder, state)
+        self._writer = Writer(store, derived, self._reader, self._encoder, state)
         self._derived = derived
         self._searcher = Searcher(store, derived, self._encoder, state)
 
@@ -204,7 +203,7 @@ class Collection(Verbs):
             Locked: another process is compacting or repairing this database, and has been for 30 seconds.
             Corrupt: the collection is damaged; it was left as it is.
         """
-        worth = compaction.compact(self._store, self._id, self._name, before=index_ahead(self._store))
+        worth = compaction.compact(self._store, self._id, self._name, before=ahead(self._store))
         self._derived.index.build(self._state().id)
         return worth
 

@@ -12,7 +12,9 @@ import numpy as np
 from nearfield import _native
 from nearfield.errors import Corrupt
 from nearfield.filters import Filter, Node, to_json
-from nearfield.live import Published, Version
+from nearfield.given import Given
+from nearfield.live import WORTH_PUBLISHING, Published, Version
+from nearfield.store import Store
 from nearfield.transaction import State, Transaction
 
 if TYPE_CHECKING:
@@ -20,12 +22,17 @@ if TYPE_CHECKING:
 
 
 class LiveColumns(Published[_native.Columns]):
-    """Built from the metadata on disk when a filter first needs it, and brought up to date before each answer.
+    """Built of metadata as it is written, or when a filter first needs it; brought up to date before each answer.
 
     `allowed`, `sorted` and `facet` are to be called in `live.consistent`, and raise `Moved`.
     """
 
     kind = "columns"
+    far = WORTH_PUBLISHING
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.given: Given[str] = Given()  # metadata as JSON
 
     def allowed(
         self, transaction: Transaction, state: State, filter: Filter | None, within: Sequence[int] | None = None
@@ -79,6 +86,10 @@ class LiveColumns(Published[_native.Columns]):
     def caught_up(
         self, thing: _native.Columns, transaction: Transaction, state: State, since: Version
     ) -> _native.Columns:
+        for first, given in self.given.taken(state.id, since.next_row, state.next_row):
+            end = first + len(given)
+            thing.add(np.arange(first, end, dtype=np.int64), given, end)
+            since = since._replace(next_row=end)  # what has happened to these rows has a greater number than `seq`
         if state.seq > since.seq and since.next_row:
             dead = transaction.dead_rows(state.id, since.seq)
             thing.remove(dead[dead < since.next_row])

@@ -151,7 +151,7 @@ class Database:
                 )
         return Collection(
             self._store,
-            self._derived.setdefault(state.origin or 0, Derived(self._store)),
+            self._derived.setdefault(state.origin or 0, Derived(self._store, state.origin)),
             state,
             embedder,
             self.collection,
@@ -172,7 +172,8 @@ class Database:
             state = transaction.known(name)
             transaction.drop(state)
             transaction.set_language(state, ENGLISH)
-        self._derived.pop(state.origin or 0, None)
+        if (derived := self._derived.pop(state.origin or 0, None)) is not None:
+            derived.wait()  # it may hold the maintenance lock
         compaction.tidy(self._store)
 
     def rename(self, name: str, new: str) -> None:
@@ -258,7 +259,12 @@ class Database:
         return verify.repair(self._store, discard=discard)
 
     def close(self) -> None:
-        """Close the files; handles to collections are of no more use. May be called twice."""
+        """Close the files; handles to collections are of no more use. May be called twice.
+
+        What was made of new records for filters and keyword search is written down first: of a million, 0.2 seconds.
+        """
+        for derived in list(self._derived.values()):
+            derived.finish()
         self._store.close()
         self._derived.clear()
 

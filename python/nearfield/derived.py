@@ -3,21 +3,92 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
+from nearfield.catalog import HIDDEN
 from nearfield.columns import LiveColumns
-from nearfield.live import LiveIndex
+from nearfield.errors import NearfieldError
+from nearfield.live import LiveIndex, Published
 from nearfield.live_text import LiveText
 from nearfield.store import Store
+from nearfield.transaction import State, Transaction
+
+_MANY = 4096  # new rows that are worth a thread
 
 
 class Derived:
     """An index of the vectors, one of the words, and columns of the metadata, for all handles of a collection.
 
-    They are used together, so they have one gate: see `live.consistent`.
+    What is due is done by threads in the background, of which nobody knows but who closes the database.
     """
 
-    def __init__(self, store: Store) -> None:
-        self.gate = threading.RLock()
-        self.index = LiveIndex(store, self.gate)
-        self.columns = LiveColumns(store, self.gate)
-        self.text = LiveText(store, self.gate)
+    def __init__(self, store: Store, origin: int | None) -> None:
+        self.index = LiveIndex(store)
+        self.columns = LiveColumns(store)
+        self.text = LiveText(store)
+        self.gates = (self.index.gate, self.columns.gate, self.text.gate)  # see `live.consistent`
+        self._origin = origin
+        self._new = 0
+        self._thread: threading.Thread | None = None
+
+    def written(self, state: State, documents: Sequence[str | None] | None, metadatas: Sequence[str]) -> None:
+        """What was stored in the last rows of `state`. Columns and words follow, if they are in use or will be."""
+        count = len(metadatas)
+        size = 64 * count + sum(map(len, metadatas))
+        self.columns.given.put(state.id, state.next_row - count, metadatas, size)
+        if documents is not None:
+            size = 64 * count + sum(len(document) for document in documents if document is not None)
+            self.text.given.put(state.id, state.next_row - count, documents, size)
+        self._new += count
+        if self._new >= _MANY:
+            self._new = 0
+            self._begin()
+
+    def tend(self) -> None:
+        """Begin what is due, in the background. To be called outside a view, after whatever uses the things here."""
+        self.index.tend()
+        if self.index.publishable or self.columns.publishable or self.text.publishable:
+            self._begin()
+
+    def finish(self) -> None:
+        """Wait for what is under way, and write down what the next process would have to do again."""
+        self.wait()
+        with suppress(NearfieldError):
+            self.index.publish()
+            for thing in (self.columns, self.text):
+                thing.publish(last=True)
+
+    def wait(self) -> None:
+        """Wait for what is under way."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _begin(self) -> None:
+        if self._thread is None or not self._thread.is_alive():  # two at once would do no harm
+            self._thread = threading.Thread(target=self._follow, name="nearfield derived", daemon=True)
+            self._thread.start()
+
+    def _follow(self) -> None:
+        with suppress(NearfieldError):  # closed, dropped, damaged: whoever filters is told
+            for thing in (self.columns, self.text):
+                if not thing.follow(self._origin):
+                    thing.given.clear()
+            self.index.publish()
+
+
+def ahead(store: Store) -> Callable[[Transaction, State], None]:
+    """For `compaction.compact`: publishes what is derived of a copy before it takes the collection's place, as far as
+    the collection has it published. Then nobody has to wait for it to be made.
+    """
+
+    def publish(transaction: Transaction, copy: State) -> None:
+        state = transaction.find(copy.name.partition(HIDDEN)[0])
+        for kind in (LiveIndex, LiveColumns, LiveText):
+            if state is not None and transaction.newest(state, kind.kind) is not None:
+                thing: Published[Any] = kind(store)
+                thing.make(transaction, copy)
+                thing.publish()
+
+    return publish

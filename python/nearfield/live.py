@@ -6,21 +6,21 @@ same view as the records of the answer: no answer is stale or torn, whoever wrot
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from nearfield.catalog import HIDDEN
 from nearfield.errors import Corrupt, NearfieldError, StorageError
 from nearfield.index import Index
 from nearfield.store import Store
-from nearfield.transaction import State, Transaction
+from nearfield.transaction import Generation, State, Transaction
 from nearfield.types import FileRows, Metric, Report
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 _TRIES = 4
 _MERGED = 1 << 26  # bytes of vectors that an index takes in at once
-_WORTH_PUBLISHING = 50_000  # rows; fewer are quicker to index than to write down
+WORTH_PUBLISHING = 50_000  # rows; fewer are quicker to index than to write down
 
 
 class Moved(Exception):
@@ -49,17 +49,15 @@ class Version(NamedTuple):
     def of(cls, state: State) -> Version:
         return cls(state.id, state.next_row, state.seq)
 
+    def newer(self, other: Version) -> bool:
+        return self.id > other.id or (self.id == other.id and (self.next_row > other.next_row or self.seq > other.seq))
+
 
 class Live(ABC, Generic[T]):
-    """Something derived from the records of one collection, for any number of threads at once.
+    """Something derived from the records of one collection, for any number of threads at once."""
 
-    Args:
-        store: the store of the collection.
-        gate: of those that are searched together, all have the same.
-    """
-
-    def __init__(self, store: Store, gate: threading.RLock | None = None) -> None:
-        self.gate = gate or threading.RLock()  # held while catching up, and by those who must not be overtaken
+    def __init__(self, store: Store) -> None:
+        self.gate = threading.RLock()  # held while catching up, and by those who must not be overtaken
         self._store = store
         self._changed = threading.Condition()
         self._sharing = 0
@@ -95,7 +93,7 @@ class Live(ABC, Generic[T]):
                 self._sharing += 1
                 return self._thing
         with self.gate:
-            if self._version is not None and self._version > wanted:
+            if self._version is not None and self._version.newer(wanted):
                 raise Moved
             with self._changed:
                 self._advancing = True
@@ -116,28 +114,37 @@ class Live(ABC, Generic[T]):
                     self._changed.notify_all()
 
 
-def consistent(store: Store, gate: threading.RLock, work: Callable[[Transaction], R]) -> R:
+def consistent(store: Store, gates: Sequence[threading.RLock], work: Callable[[Transaction], R]) -> R:
     """What `work` makes of one view of the catalog and of `Live` things that are exactly as of it.
 
     `work` may be begun several times: when a thing has moved on between the view and its use, there is a newer view.
+
+    Args:
+        gates: of all things that `work` uses; in one order everywhere.
     """
     for _ in range(_TRIES):
         with suppress(Moved), store.reading() as transaction:
             return work(transaction)
-    # Many write and search at once. With the gate held nobody overtakes: a view from now on is the newest.
-    with store.reading(), gate, store.reading() as transaction:  # the outer view: a fork waits for it, so for the gate
-        return work(transaction)
+    # Many write and search at once. With the gates held nobody overtakes: a view from now on is the newest.
+    with store.unforked(), ExitStack() as held:
+        for gate in gates:
+            held.enter_context(gate)
+        with store.reading() as transaction:
+            return work(transaction)
 
 
 class Published(Live[T]):
     """Something that is written down now and then, so that the next process need not begin with nothing."""
 
-    def __init__(self, store: Store, gate: threading.RLock | None = None) -> None:
-        super().__init__(store, gate)
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
         self._published = 0  # rows
 
     kind: str
     """The name of its generations on the disk."""
+
+    far: float = float("inf")
+    """So many rows ahead, a generation is read sooner than what it has more."""
 
     @abstractmethod
     def fresh(self, state: State) -> T:
@@ -155,37 +162,97 @@ class Published(Live[T]):
     def saving(self, thing: T) -> Callable[[Path], None] | None:
         """What writes it down; None if it is not worth that."""
 
-    def publish(self) -> bool:
+    @property
+    def publishable(self) -> bool:
+        """Whether it is worth writing down: its rows have grown by half since it last was."""
+        thing, version = self._thing, self._version
+        due = version is not None and self._worth(version.next_row, self._published)
+        return due and self._store.path is not None and thing is not None and self.saving(thing) is not None
+
+    def _worth(self, rows: int, published: int) -> bool:
+        return rows >= max(WORTH_PUBLISHING, published * 3 // 2) and not self._store.read_only
+
+    def publish(self, *, last: bool = False) -> bool:
         """Write the thing down for the next process, if that is worth it and nobody has; says whether it was done.
 
-        To be called outside a view. It is worth it when its rows have grown by a quarter since.
+        To be called outside a view.
+
+        Args:
+            last: nobody here will have another chance, so what the next process would have to read counts by itself.
         """
-        with self._changed:
-            thing, version = self._thing, self._version
-            if self._advancing or thing is None or version is None or (save := self.saving(thing)) is None:
-                return False
-            if version.next_row < max(_WORTH_PUBLISHING, self._published * 5 // 4):
-                return False
-            self._sharing += 1  # it must stay as it is while it is written
-            self._published = version.next_row
-        try:
-            with self._store.reading() as transaction:
-                state = transaction.by_id(version.id)
-            return state is not None and self._store.publish(state, self.kind, version.next_row, version.seq, save)
-        except StorageError:  # no room, perhaps: a search does not fail for what it can do without
+        if self._store.path is None or self._store.read_only:
             return False
-        finally:
+        with suppress(Moved, StorageError):  # no room, perhaps: a search does not fail for what it can do without
+            before = self._published
+            with self._store.reading() as transaction, self._changed:
+                version = self._version
+                if version is None or (state := transaction.by_id(version.id)) is None:
+                    return False
+                few = not last or version.next_row < before + WORTH_PUBLISHING
+                if few and not self.publishable:
+                    return False
+                self._published = version.next_row
+            try:
+                write = functools.partial(self._write, version)
+                return self._store.publish(state, self.kind, version.next_row, version.seq, write)
+            except Moved:
+                self._published = before
+        return False
+
+    def _write(self, version: Version, path: Path) -> None:
+        with self._store.unforked():
             with self._changed:
-                self._sharing -= 1
-                self._changed.notify_all()
+                if self._advancing or self._version != version or self._thing is None:
+                    raise Moved
+                if (save := self.saving(self._thing)) is None:
+                    raise Moved
+                self._sharing += 1  # it must stay as it is while it is written
+            try:
+                save(path)
+            finally:
+                with self._changed:
+                    self._sharing -= 1
+                    self._changed.notify_all()
+
+    def follow(self, origin: int | None) -> bool:
+        """Bring it up to date and write it down, if it is in use or worth it: says whether. For the background."""
+
+        def work(transaction: Transaction) -> bool:
+            state = transaction.state(origin, "")
+            wanted = self._thing is not None or self.wanted(state, transaction.newest(state, self.kind))
+            if wanted:
+                self.make(transaction, state)
+            return wanted
+
+        wanted = consistent(self._store, (self.gate,), work)
+        self.publish()
+        return wanted
+
+    def wanted(self, state: State, published: Generation | None) -> bool:
+        """Whether it is to be made of what is written, though nobody here has asked for it yet."""
+        return self._worth(state.next_row, 0 if published is None else published.next_row)
+
+    def make(self, transaction: Transaction, state: State) -> None:
+        """Bring it to `state`. To be called in `consistent`."""
+        with self.at(transaction, state):
+            pass
 
     def advanced(self, transaction: Transaction, state: State, thing: T | None, since: Version | None) -> T:
         if thing is not None and since is not None and since.id == state.id:
-            return self.caught_up(thing, transaction, state, since)
-        self._published = 0
+            if not self._far_ahead(transaction, state, since) or (found := self._read(transaction, state)) is None:
+                return self.caught_up(thing, transaction, state, since)
+            return found
         if (found := self._read(transaction, state)) is not None:
             return found
+        self._published = 0
         return self.caught_up(self.fresh(state), transaction, state, Version(state.id, 0, 0))
+
+    def _far_ahead(self, transaction: Transaction, state: State, since: Version) -> bool:
+        """Whether someone has published what would take longer to read from the catalog."""
+        if state.next_row - since.next_row < self.far:
+            return False
+        generation = transaction.newest(state, self.kind)
+        return generation is not None and generation.next_row - since.next_row >= self.far
 
     def _read(self, transaction: Transaction, state: State) -> T | None:
         generation = transaction.newest(state, self.kind)
@@ -211,23 +278,20 @@ class LiveIndex(Published[Index]):
 
     kind = "auto"
 
-    def __init__(self, store: Store, gate: threading.RLock | None = None) -> None:
-        super().__init__(store, gate)
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
         self._builder: threading.Thread | None = None
 
     def tend(self) -> None:
-        """`publish`, or begin to build what is due and publish that. To be called outside a view."""
-        with self._changed:
-            thing, version = self._thing, self._version
-            building = self._builder is not None and self._builder.is_alive()
-            if not building and thing is not None and version is not None and thing.due:
-                self._builder = threading.Thread(
-                    target=self._build_quietly, args=(version.id,), name="nearfield index", daemon=True
-                )
-                self._builder.start()
-                building = True
-        if not building:
-            self.publish()
+        """Begin to build what is due, in a thread. To be called outside a view."""
+        thing, version, builder = self._thing, self._version, self._builder
+        if thing is None or version is None or (builder is not None and builder.is_alive()):
+            return
+        if thing.due:
+            self._builder = threading.Thread(
+                target=self._build_quietly, args=(version.id,), name="nearfield index", daemon=True
+            )
+            self._builder.start()
 
     def build(self, collection: int) -> None:
         """Build what is due, and publish it. To be called outside a view."""
@@ -260,6 +324,10 @@ class LiveIndex(Published[Index]):
                 self._changed.wait()
             if self._version is not None and self._version.id == built._version.id:
                 self._thing, self._version, self._published = built._thing, built._version, built._published
+
+    def make(self, transaction: Transaction, state: State) -> None:
+        with self.at(transaction, state) as index:
+            index.settle()
 
     def search(
         self,
@@ -351,19 +419,3 @@ def _merged(pieces: Iterable[tuple[int, NDArray[np.float32]]]) -> Iterator[tuple
         held.append(vectors)
     if held:
         yield start, held[0] if len(held) == 1 else np.concatenate(held)
-
-
-def index_ahead(store: Store) -> Callable[[Transaction, State], None]:
-    """For `compaction.compact`: publishes the index of a copy before it takes the collection's place, if the collection
-    has one published. Then nobody has to wait for it to be made.
-    """
-
-    def publish(transaction: Transaction, copy: State) -> None:
-        state = transaction.find(copy.name.partition(HIDDEN)[0])
-        if state is not None and transaction.newest(state, LiveIndex.kind) is not None:
-            index = LiveIndex(store)
-            with index.at(transaction, copy) as made:
-                made.settle()
-            index.publish()
-
-    return publish

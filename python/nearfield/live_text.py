@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfield.errors import Corrupt
-from nearfield.live import Published, Version
+from nearfield.given import Given
+from nearfield.live import WORTH_PUBLISHING, Published, Version
 from nearfield.sparse import SparseIndex, languages
 from nearfield.store import Store
-from nearfield.transaction import State, Stored, Transaction
+from nearfield.transaction import Generation, State, Stored, Transaction
 from nearfield.types import Report
 
 if TYPE_CHECKING:
@@ -24,15 +24,17 @@ _CHARACTERS = 1 << 25  # no more text than this
 
 
 class LiveText(Published[SparseIndex]):
-    """Built of the documents when they are first searched, or of the published index and what has happened since.
+    """Built of the documents when they are first searched, from then on as they are written.
 
     Records without a document are not in it: they count neither as documents nor as answers.
     """
 
     kind = "text"
+    far = WORTH_PUBLISHING
 
-    def __init__(self, store: Store, gate: threading.RLock | None = None) -> None:
-        super().__init__(store, gate)
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.given: Given[str | None] = Given()  # documents
         self._rules = SparseIndex()  # words are made by rules alone; what is indexed does not matter
 
     def advanced(
@@ -78,24 +80,36 @@ class LiveText(Published[SparseIndex]):
             raise Corrupt(f"{path} is an index of another kind")
         return index
 
+    def wanted(self, state: State, published: Generation | None) -> bool:
+        return published is not None and super().wanted(state, published)  # else nobody has ever asked for words
+
     def saving(self, thing: SparseIndex) -> Callable[[Path], None] | None:
         return thing.save
 
     def caught_up(self, thing: SparseIndex, transaction: Transaction, state: State, since: Version) -> SparseIndex:
+        for first, given in self.given.taken(state.id, since.next_row, state.next_row):
+            for at in range(0, len(given), _RECORDS):
+                _add(thing, enumerate(given[at : at + _RECORDS], first + at))
+            since = since._replace(next_row=first + len(given))  # what happened to these rows came after `seq`
         if state.seq > since.seq and since.next_row > 0:
             changed = transaction.changed_rows(state.id, since.seq)
             changed = changed[changed < since.next_row]  # the others are read below, as they are now
             gone = np.union1d(transaction.dead_rows(state.id, since.seq), changed)
             thing.remove(gone[thing.contains(gone)])
             for start in range(0, len(changed), _RECORDS):
-                _add(thing, transaction.records(state.id, changed[start : start + _RECORDS].tolist()).values())
+                records = transaction.records(state.id, changed[start : start + _RECORDS].tolist())
+                _add(thing, _documents(records.values()))
         row = since.next_row
-        while row < state.next_row and (records := transaction.piece(state, row, _RECORDS, _CHARACTERS)):
-            _add(thing, records)
-            row = records[-1].row + 1
+        while row < state.next_row and (piece := transaction.piece(state, row, _RECORDS, _CHARACTERS)):
+            _add(thing, _documents(piece))
+            row = piece[-1].row + 1
         return thing
 
 
-def _add(index: SparseIndex, records: Iterable[Stored]) -> None:
-    found = [(record.row, record.document) for record in records if record.document is not None]
+def _documents(records: Iterable[Stored]) -> Iterable[tuple[int, str | None]]:
+    return ((record.row, record.document) for record in records)
+
+
+def _add(index: SparseIndex, documents: Iterable[tuple[int, str | None]]) -> None:
+    found = [(row, document) for row, document in documents if document is not None]
     index.add([document for _, document in found], np.array([row for row, _ in found], dtype=np.int64))

@@ -25,7 +25,7 @@ class Reader:
 
     def __init__(self, store: Store, derived: Derived, state: State) -> None:
         self._store = store
-        self._gate = derived.gate
+        self._derived = derived
         self._columns = derived.columns
         self._origin = state.origin
         self._name = state.name
@@ -124,8 +124,8 @@ class Reader:
         return self._read(read)
 
     def _read(self, work: Callable[[Transaction], R]) -> R:
-        found = consistent(self._store, self._gate, work)
-        self._columns.publish()
+        found = consistent(self._store, self._derived.gates, work)
+        self._derived.tend()
         return found
 
 

@@ -74,6 +74,7 @@ class Searcher:
 
     def __init__(self, store: Store, derived: Derived, encoder: Encoder, state: State) -> None:
         self._store = store
+        self._derived = derived
         self._live = derived.index
         self._columns = derived.columns
         self._text = derived.text
@@ -167,7 +168,7 @@ class Searcher:
         while left:
             asked = [questions[at] for at in left]
             search = functools.partial(self._found, asked, request, depth, clock, excluded)
-            found = consistent(self._store, self._live.gate, search)
+            found = consistent(self._store, self._derived.gates, search)
             report, again = found.report, []
             for place, at in enumerate(left):
                 if not self._worth_reranking(found, place, request):
@@ -177,9 +178,7 @@ class Searcher:
                 if len(answers[at]) < request.k and not found.complete[place] and request.reranker is None:
                     again.append(at)  # a few groups had all the candidates
             left, depth = again, 4 * depth
-        self._live.tend()
-        for derived in (self._columns, self._text):
-            derived.publish()
+        self._derived.tend()
         if request.explain:
             report = replace(report or _nothing(0), stages=dict(clock.stages))
         return [

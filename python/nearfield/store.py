@@ -34,8 +34,8 @@ class Store:
     """A database folder (or, with path=None, the same in memory).
 
     One connection writes, behind a lock. Every thread that reads has a connection to itself for as long as it reads, so
-    readers wait for nobody. In memory there is one connection for all, because it is the database: any number of threads
-    read it at once, and a writer waits for them, and they for it.
+    readers wait for nobody. In memory there is one connection for all, because it is the database: threads read it
+    at once, and a writer waits for them, and they for it.
     """
 
     def __init__(self, path: Path | None, durability: Durability = "full", *, frozen: bool = False) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 
 from nearfield import compaction, filters, inputs
 from nearfield.columns import LiveColumns
+from nearfield.derived import Derived, ahead
 from nearfield.encoding import Encoder
 from nearfield.errors import AlreadyExists, EmbedderMismatch, InvalidInput
-from nearfield.live import Version, index_ahead
+from nearfield.live import Version
 from nearfield.reading import Reader, existing
 from nearfield.store import Store
 from nearfield.transaction import State, Stored, Transaction, mismatch_message, taken_message
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 class Writer:
     """Changes to one collection."""
 
-    def __init__(self, store: Store, reader: Reader, encoder: Encoder, state: State) -> None:
+    def __init__(self, store: Store, derived: Derived, reader: Reader, encoder: Encoder, state: State) -> None:
         self._store = store
+        self._derived = derived
         self._reader = reader
         self._encoder = encoder
         self._origin = state.origin
@@ -60,7 +62,8 @@ class Writer:
             json_fields = ["{}"] * count if fields is None else [field or "{}" for field in fields]
             transaction.append(state, names, texts or [None] * count, json_fields, vectors)
             state = transaction.state(self._origin, self._name)
-        compaction.compact_if_due(self._store, state, index_ahead(self._store))
+        self._derived.written(state, texts, json_fields)
+        compaction.compact_if_due(self._store, state, ahead(self._store))
         return names
 
     def update(self, ids: Any, documents: Any, embeddings: Any, metadatas: Any) -> None:
@@ -102,7 +105,7 @@ class Writer:
                 _, ids_, metadatas_, documents_ = zip(*(new[at] for at in moved), strict=True)
                 transaction.append(state, ids_, documents_, metadatas_, vectors)
             state = transaction.state(self._origin, self._name)
-        compaction.compact_if_due(self._store, state, index_ahead(self._store))
+        compaction.compact_if_due(self._store, state, ahead(self._store))
 
     def delete(self, ids: Any, where: Where | None, where_document: Where | None) -> int:
         """`Collection.delete`."""
@@ -128,7 +131,7 @@ class Writer:
                     transaction.bury(state, rows)
                     state = transaction.state(self._origin, self._name)
                 break
-        compaction.compact_if_due(self._store, state, index_ahead(self._store))
+        compaction.compact_if_due(self._store, state, ahead(self._store))
         return len(rows)
 
     def adopt(self, identity: str) -> None:
