@@ -289,7 +289,9 @@ def test_a_copy_takes_the_published_indexes_with_it(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(live, "WORTH_PUBLISHING", 10)
     made = filled(tmp_path / "x.nf", 20)
     with nf.open(tmp_path / "x.nf") as db:
-        db.collection("c", embedder=None).search(made[0])
+        collection = db.collection("c", embedder=None)
+        collection.search(made[0])
+        collection._derived.finish()
         db.backup(tmp_path / "y.nf")
         db.rename("c", "d")
         assert db._store.newest(db.collection("d")._state(), "hnsw") is not None

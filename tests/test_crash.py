@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,18 +20,26 @@ import nearfield as nf
 Model = dict[str, tuple[str, dict[str, Any], bytes]]
 
 
-def run_and_kill(path: Path, life: int, mode: str, count: int, seconds: float) -> int:
-    """Start a writer, kill it `seconds` after its first acknowledgement; return how many changes were acknowledged."""
-    command = [sys.executable, crash_writer.__file__, str(path), str(life), mode, str(count)]
+def live_and_die(
+    path: Path, life: int, mode: str, *, within: str = "", call: int = 0, steps: int = 0, after: int = 0
+) -> int:
+    """Start a writer and let it be killed: in the middle of a function, see `crash_writer.Fate`; or from outside, at a
+    random moment after its acknowledgement of this number. Returns how many changes were acknowledged.
+    """
+    command = [sys.executable, crash_writer.__file__, str(path), str(life), mode, "1000000", within]
+    command += [str(call), str(steps)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
-        first = writer.stdout.readline()
-        timer = threading.Timer(seconds, writer.kill)  # SIGKILL: no handler, no flush, no close
-        timer.start()
-        acknowledged = [first, *writer.stdout]
-        timer.cancel()
-    assert writer.returncode in (-9, 0, 1 if sys.platform == "win32" else -9)
-    lines = [line for line in acknowledged if line.endswith("\n")]  # a torn last line was not acknowledged
+        said = []
+        for line in writer.stdout:
+            said.append(line)
+            if not within and len(said) == after + 1:
+                threading.Timer(random.uniform(0, 0.02), writer.kill).start()
+    assert writer.returncode == (1 if sys.platform == "win32" else -signal.SIGKILL), "it was not killed"
+    assert len(said) > after
+    died_in = int(said.pop().split()[-1]) if within else 0
+    assert died_in >= call
+    lines = [line for line in said if line.endswith("\n")]  # a torn last line was not acknowledged
     assert [int(line) for line in lines] == list(range(len(lines)))
     return len(lines)
 
@@ -83,68 +92,80 @@ def check_life(path: Path, before: Model, life: int, mixed: bool, acknowledged: 
     return found
 
 
-def test_kill_in_the_middle_of_adds_updates_deletes_and_sealing(tmp_path: Path) -> None:
-    """20 lives of one database, each ended at a random moment."""
-    random.seed(20)
+# How many steps are taken within about two calls, when there is something to do.
+STEPS = {"write": 1_500, "seal": 2_500, "compact": 40_000, "publish": 5_000, "checkpoint": 100}
+
+
+def kill_within(path: Path, within: str, lives: range) -> None:
+    """Lives of one database, each ended in the middle of what is done within this function, wherever that is."""
+    mode = "upkeep" if within in ("compact", "publish") else "mixed"
+    model: Model = {}
+    for life in lives:
+        call, steps = random.randint(1, 4), random.randint(1, STEPS[within])
+        model = check_life(
+            path, model, life, True, live_and_die(path, life, mode, within=within, call=call, steps=steps)
+        )
+
+
+def kill_between(path: Path, mode: str, lives: range, most: int) -> int:
+    """Lives of one database, each ended at a random moment; how many changes were acknowledged."""
     model: Model = {}
     changes = 0
-    for life in range(20):
-        acknowledged = run_and_kill(tmp_path / "x.nf", life, "mixed", 10_000, random.uniform(0, 0.3))
-        model = check_life(tmp_path / "x.nf", model, life, True, acknowledged)
-        changes += acknowledged
-    assert changes > 200
-    assert len(list((tmp_path / "x.nf" / "vectors" / "c").iterdir())) > 5
-
-
-def kill_while_compacting(path: Path, lives: range) -> int:
-    """How many indexes were found published."""
-    model: Model = {}
-    published = numbers = 0
     for life in lives:
-        acknowledged = run_and_kill(path, life, "upkeep", 10_000, random.uniform(0, 1))
-        published += len(list(path.glob("indexes/*/hnsw-*")))
-        numbers = max([numbers, *(int(file.name[:6]) for file in path.glob("vectors/*/*"))])
+        acknowledged = live_and_die(path, life, mode, after=random.randint(0, most))
         model = check_life(path, model, life, True, acknowledged)
-    assert numbers > len(lives) // 4  # each compaction writes a segment of a new number; a busy machine makes few
-    return published
+        changes += acknowledged
+    return changes
+
+
+def test_kill_in_the_middle_of_adds_updates_deletes_and_sealing(tmp_path: Path) -> None:
+    random.seed(20)
+    assert kill_between(tmp_path / "x.nf", "mixed", range(8), 60) > 100
+    assert len(list((tmp_path / "x.nf" / "vectors" / "c").iterdir())) > 2
+    kill_within(tmp_path / "write.nf", "write", range(4))
+    kill_within(tmp_path / "seal.nf", "seal", range(4))
+    kill_within(tmp_path / "checkpoint.nf", "checkpoint", range(3))
 
 
 def test_kill_in_the_middle_of_compaction_and_publication(tmp_path: Path) -> None:
-    """Compaction and publication of an index take most of the time of each of these lives."""
     random.seed(21)
-    assert kill_while_compacting(tmp_path / "x.nf", range(8)) > 0
+    kill_within(tmp_path / "compact.nf", "compact", range(4))
+    kill_within(tmp_path / "publish.nf", "publish", range(4))
+    assert kill_between(tmp_path / "x.nf", "upkeep", range(4), 20) > 20
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_kill_200_times_while_compacting_and_publishing(tmp_path: Path) -> None:
-    parts = [range(start, start + 20) for start in range(0, 200, 20)]
-    assert sum(kill_while_compacting(tmp_path / f"{part.start}.nf", part) for part in parts) > 0
+@pytest.mark.parametrize("within", ["write", "seal", "compact", "publish", "checkpoint"])
+def test_kill_100_times_in_the_middle_of(tmp_path: Path, within: str) -> None:
+    random.seed(within)
+    for start in range(0, 100, 20):  # a fresh database now and then keeps the checking short
+        kill_within(tmp_path / f"{start}.nf", within, range(start, start + 20))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("mode", "most"), [("mixed", 150), ("upkeep", 40)])
+def test_kill_100_times_at_a_random_moment(tmp_path: Path, mode: str, most: int) -> None:
+    random.seed(mode)
+    for start in range(0, 100, 20):
+        kill_between(tmp_path / f"{start}.nf", mode, range(start, start + 20), most)
 
 
 def test_kill_in_the_middle_of_single_adds(tmp_path: Path) -> None:
+    random.seed(22)
     for life in range(3):
-        acknowledged = run_and_kill(tmp_path / f"{life}.nf", life, "adds", 10_000, random.uniform(0.1, 1.0))
+        acknowledged = live_and_die(tmp_path / f"{life}.nf", life, "adds", after=random.randint(0, 200))
         check_life(tmp_path / f"{life}.nf", {}, life, False, acknowledged)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_kill_in_the_middle_of_10_000_single_adds_20_times(tmp_path: Path) -> None:
+    random.seed(23)
     for life in range(20):
-        acknowledged = run_and_kill(tmp_path / f"{life}.nf", life, "adds", 10_000, random.uniform(0, 6))
+        acknowledged = live_and_die(tmp_path / f"{life}.nf", life, "adds", after=random.randint(0, 10_000))
         check_life(tmp_path / f"{life}.nf", {}, life, False, acknowledged)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_kill_200_times_while_sealing(tmp_path: Path) -> None:
-    for start in range(0, 200, 20):  # a fresh database now and then keeps the checking short
-        model: Model = {}
-        for life in range(start, start + 20):
-            path = tmp_path / f"{start}.nf"
-            acknowledged = run_and_kill(path, life, "mixed", 10_000, random.uniform(0, 0.5))
-            model = check_life(path, model, life, True, acknowledged)
 
 
 @pytest.mark.parametrize("name", ["before any page", "before the tables"])

@@ -413,7 +413,6 @@ def test_threads_read_one_database_in_memory_while_others_write() -> None:
                 found = collection.get(where={"n": {"$gte": low, "$lt": low + 7}})
                 assert [record.metadata["name"] for record in found] == names[low : low + 7]
                 assert [hits.ids[0] for hits in collection.search(np.stack(list(map(vector, some))), k=1)] == some
-                assert collection.count() == len(collection.get()) or not stop.is_set()
                 moved = [record.metadata["pair"] for record in collection.get(where={"pair": {"$exists": True}})]
                 assert len(moved) in (0, 2)
                 assert len(set(moved)) <= 1  # both or none, and of one write

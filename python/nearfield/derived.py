@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -33,7 +33,7 @@ class Derived:
         self._new = 0
         self._thread: threading.Thread | None = None
 
-    def written(self, state: State, documents: Sequence[str | None] | None, metadatas: Sequence[str]) -> None:
+    def written(self, state: State, documents: list[str | None] | None, metadatas: list[str]) -> None:
         """What was stored in the last rows of `state`. Columns and words follow, if they are in use or will be."""
         count = len(metadatas)
         size = 64 * count + sum(map(len, metadatas))

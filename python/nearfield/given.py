@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -17,10 +17,10 @@ class Given(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._pieces: dict[tuple[int, int], Sequence[T]] = {}
+        self._pieces: dict[tuple[int, int], list[T]] = {}
         self._size = 0  # of what was put there since it was last empty
 
-    def put(self, collection: int, first_row: int, values: Sequence[T], size: int) -> None:
+    def put(self, collection: int, first_row: int, values: list[T], size: int) -> None:
         """Keep what is in the rows from `first_row` on, unless it is too much.
 
         Args:
@@ -34,7 +34,7 @@ class Given(Generic[T]):
         else:
             self.clear()
 
-    def taken(self, collection: int, row: int, stop: int) -> Iterator[tuple[int, Sequence[T]]]:
+    def taken(self, collection: int, row: int, stop: int) -> Iterator[tuple[int, list[T]]]:
         """The values of the rows from `row` on, as far as they are at hand, in pieces that end before `stop`: each with
         its first row. They, and all before them, are at hand no more.
         """

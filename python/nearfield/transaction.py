@@ -313,7 +313,7 @@ class Transaction(Catalog):
         return False
 
     def piece(self, state: State, first_row: int, count: int, size: int) -> list[Stored]:
-        """The next living records from `first_row` on: at most `count`, and few after the first `size` characters."""
+        """The next living records from `first_row` on: at most `count`, and none after the first `size` characters."""
         found = self._sql.execute(
             f"SELECT {_RECORD} FROM records WHERE key >= ? AND key < ? ORDER BY key LIMIT ?",
             (state.id << 32 | first_row, (state.id + 1) << 32, count),
@@ -322,8 +322,11 @@ class Transaction(Catalog):
         while size >= 0 and (lines := found.fetchmany(16)):
             if (bad := _native.first_damaged(lines)) is not None:
                 verified(lines[bad])
-            records += [Stored(*line[:4]) for line in lines]
-            size -= sum(len(line[3] or "") + len(line[2]) for line in lines)
+            for row, id, metadata, document, _, _ in lines:
+                size -= len(document or "") + len(metadata)
+                records.append(Stored(row, id, metadata, document))
+                if size < 0:
+                    break
         return records
 
     def add_records(
