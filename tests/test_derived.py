@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import nearfield as nf
 from nearfield import derived, live
 from nearfield.columns import LiveColumns
+from nearfield.given import Given
 from nearfield.live_text import LiveText
 from nearfield.transaction import Transaction
 
@@ -254,6 +255,21 @@ def step(collection: nf.Collection, what: str, number: int, count: int) -> None:
                 given_._pieces.pop(key)
     elif what == "compact":
         collection.compact()
+
+
+def test_what_is_at_hand_is_taken_as_far_as_it_goes_and_no_further() -> None:
+    at_hand: Given[str] = Given()
+    for first, values in ((0, "ab"), (2, "c"), (3, "de"), (9, "j")):
+        at_hand.put(7, first, list(values), 1)
+    at_hand.put(8, 0, ["other"], 1)
+    assert list(at_hand.taken(7, 0, 4)) == [(0, ["a", "b"]), (2, ["c"])]
+    assert list(at_hand.taken(7, 3, 9)) == [(3, ["d", "e"])]  # it was not lost when it was too far
+    assert list(at_hand.taken(7, 10, 20)) == []
+    assert list(at_hand.taken(8, 0, 1)) == [(0, ["other"])]
+    assert at_hand._pieces == {}
+    at_hand.put(7, 0, ["a"], 1 << 27)
+    at_hand.put(7, 1, ["b"], 1 << 28)
+    assert at_hand._pieces == {}  # too much to keep
 
 
 @settings(max_examples=40, deadline=None)

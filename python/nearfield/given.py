@@ -35,10 +35,11 @@ class Given(Generic[T]):
             self.clear()
 
     def taken(self, collection: int, row: int, stop: int) -> Iterator[tuple[int, list[T]]]:
-        """The values of the rows from `row` on, as far as they are at hand, in pieces that end before `stop`: each with
+        """The values of the rows from `row` on, as far as they are at hand, in pieces that end by `stop`: each with
         its first row. They, and all before them, are at hand no more.
         """
-        while (values := self._pieces.pop((collection, row), None)) is not None and row + len(values) <= stop:
+        while (values := self._pieces.get((collection, row))) is not None and row + len(values) <= stop:
+            self._pieces.pop((collection, row), None)
             yield row, values
             row += len(values)
         for key in list(self._pieces):
