@@ -91,6 +91,7 @@ class Index:
         threads: int,
         recall: float | None,
         exact: bool,
+        report: Literal[False] = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], None]: ...
     @overload
     def search(

@@ -48,6 +48,7 @@ pub type Code16 = fn(u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) 
 
 /// See [`Kernels::walk`].
 pub type Walk = fn(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
+
 /// See [`Kernels::dot_planes`].
 pub type DotPlanes = fn(&[Line], usize, [u32; 8], &[Line]) -> [i32; 8];
 
