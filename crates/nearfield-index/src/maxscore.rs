@@ -244,19 +244,13 @@ impl<I: Impacts> Search<'_, I> {
             }
             scratch.sums.resize(WINDOW, 0);
             let unit = lists.iter().map(|list| list.top).sum::<f64>() / MOST;
-            if self.positive {
-                for list in &mut lists {
-                    let step = (list.top / unit * 256.0 * SLACK) as u32 + 1; // 65,280ths of the largest, rounded up
-                    for (bound, code) in list.table.iter_mut().zip(0u32..) {
-                        *bound = (step * code / 65_280 + 1) as u16;
-                    }
-                }
-            }
             if self.has_groups(&lists, best.k) {
                 return self.by_groups(&mut lists, best, work, scratch, |lists, until, best, work, scratch| {
+                    self.tabulate(lists, unit);
                     while self.window(lists, WINDOW, until, unit, best, work, scratch) {}
                 });
             }
+            self.tabulate(&mut lists, unit);
             let postings: usize = lists.iter().map(|list| list.end - list.at).sum();
             let sampled = self.positive && best.k < SAMPLE && postings >= WORTH_SAMPLING;
             if sampled && best.bar() == f64::NEG_INFINITY {
@@ -267,6 +261,16 @@ impl<I: Impacts> Search<'_, I> {
                 size = (2 * size).min(WINDOW);
             }
         });
+    }
+
+    /// Makes the tables of all lists.
+    fn tabulate(&self, lists: &mut [List], unit: f64) {
+        for list in lists.iter_mut().filter(|_| self.positive) {
+            let step = (list.top / unit * 256.0 * SLACK) as u32 + 1; // 65,280ths of the largest, rounded up
+            for (bound, code) in list.table.iter_mut().zip(0u32..) {
+                *bound = (step * code / 65_280 + 1) as u16;
+            }
+        }
     }
 
     /// Scores rows that are promising, to know from the start what is not enough.

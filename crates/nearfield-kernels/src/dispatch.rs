@@ -123,6 +123,8 @@ pub struct Kernels {
     pub raise: Raise,
     /// Appends the places of the sums that are enough.
     pub reaching: fn(sums: &[u8], enough: u8, found: &mut Vec<u32>),
+    /// How many sums are enough.
+    pub counting: fn(sums: &[u8], enough: u8) -> usize,
 }
 
 /// The kernels of every level that this CPU can run, slowest first.

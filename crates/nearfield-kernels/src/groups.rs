@@ -55,6 +55,11 @@ pub(crate) fn reaching(sums: &[u8], enough: u8, found: &mut Vec<u32>) {
     }
 }
 
+/// [`crate::Kernels::counting`] for every CPU.
+pub(crate) fn counting(sums: &[u8], enough: u8) -> usize {
+    sums.iter().filter(|sum| **sum >= enough).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +91,7 @@ mod tests {
                         let mut found = Vec::new();
                         (kernels.reaching)(part, enough, &mut found);
                         assert_eq!(found, wanted.collect::<Vec<u32>>(), "{:?} {enough}", kernels.level);
+                        assert_eq!((kernels.counting)(part, enough), found.len(), "{:?} {enough}", kernels.level);
                     }
                 }
             }

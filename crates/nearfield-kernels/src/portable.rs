@@ -30,6 +30,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     pack_bits,
     raise: crate::groups::raise,
     reaching: crate::groups::reaching,
+    counting: crate::groups::counting,
 };
 
 /// `L` numbers from place `at` on, widened to float64; zeros beyond the end. No closures here: one that is not inlined

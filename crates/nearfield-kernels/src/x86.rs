@@ -561,6 +561,7 @@ entries! {
     avx2_dot_planes => x86_graph::avx2::dot_planes, (c: &[Line], lines: usize, rows: [u32; 8], q: &[Line]) -> [i32; 8];
     avx2_raise => x86_groups::raise, (sums: &mut [u8], levels: &[u8], table: &[u8; 16], spread: u32);
     avx2_reaching => x86_groups::reaching, (sums: &[u8], enough: u8, found: &mut Vec<u32>);
+    avx2_counting => x86_groups::counting, (sums: &[u8], enough: u8) -> usize;
     avx2_walk => x86_graph::avx2::walk, (walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
     avx2_sweep => x86_graph::avx2::sweep, (w: &mut Walker, g: &Graph, q: &GuideQuery, nodes: &[u32], width: usize);
     avx2_pack_bits => avx2::pack_bits, (places: &[bool], words: &mut [u64]);
@@ -606,6 +607,7 @@ static AVX2: Kernels = Kernels {
     pack_bits: avx2_pack_bits,
     raise: avx2_raise,
     reaching: avx2_reaching,
+    counting: avx2_counting,
 };
 
 static AVX512: Kernels = Kernels {
@@ -631,4 +633,5 @@ static AVX512: Kernels = Kernels {
     pack_bits: avx2_pack_bits,
     raise: avx2_raise,
     reaching: avx2_reaching,
+    counting: avx2_counting,
 };

@@ -72,3 +72,24 @@ pub fn reaching(sums: &[u8], enough: u8, found: &mut Vec<u32>) {
     }
     found.extend((first..).zip(spans.remainder()).filter(|(_, sum)| **sum >= enough).map(|(place, _)| place));
 }
+
+#[target_feature(enable = "avx2")]
+pub fn counting(sums: &[u8], enough: u8) -> usize {
+    let (bar, zero) = (_mm256_set1_epi8(enough.cast_signed()), _mm256_setzero_si256());
+    let parts = sums.chunks_exact(32);
+    let rest = parts.remainder().iter().filter(|sum| **sum >= enough).count();
+    let mut counts = zero;
+    for part in parts {
+        // SAFETY: a part has 32 bytes.
+        let part = unsafe { _mm256_loadu_si256(part.as_ptr().cast()) };
+        let above = _mm256_cmpeq_epi8(_mm256_max_epu8(part, bar), part);
+        counts = _mm256_add_epi64(counts, _mm256_sad_epu8(_mm256_sub_epi8(zero, above), zero));
+    }
+    let counts = [
+        _mm256_extract_epi64::<0>(counts),
+        _mm256_extract_epi64::<1>(counts),
+        _mm256_extract_epi64::<2>(counts),
+        _mm256_extract_epi64::<3>(counts),
+    ];
+    rest + counts.iter().sum::<i64>() as usize
+}
