@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -11,10 +13,21 @@ from rich.text import Text
 
 from nearfield.cli import screen
 from nearfield.cli.options import DEFAULT_DB, Db, Json, Name, Where, app, existing, known, parsed_where
+from nearfield.collection import Collection
 from nearfield.plot import METHODS, plot_map
 from nearfield.topics import duplicates as find_duplicates
 from nearfield.topics import outliers as find_outliers
 from nearfield.topics import topics as find_topics
+
+
+@contextmanager
+def looking(
+    db: Path, collection: str, where: str | None, what: str
+) -> Iterator[tuple[Collection, dict[str, Any] | None]]:
+    """A collection that is looked at, and the condition; says meanwhile what is done."""
+    condition = parsed_where(where)
+    with existing(db) as database, screen.busy(what):
+        yield known(database, collection), condition
 
 
 @app.command()
@@ -31,9 +44,7 @@ def map(
     as_json: Json = False,
 ) -> None:
     """Draw a collection as a map: near points are near in meaning."""
-    condition = parsed_where(where)
-    with existing(db) as database, screen.busy("Drawing"):
-        docs = known(database, collection)
+    with looking(db, collection, where, "Drawing") as (docs, condition):
         chosen: str | dict[str, str] | None = color
         if color == "topic" and not docs.count({"topic": {"$exists": True}}):
             chosen = {id: topic.label for topic in find_topics(docs, where=condition) for id in topic.ids}
@@ -53,9 +64,7 @@ def topics(
     as_json: Json = False,
 ) -> None:
     """Group a collection by meaning, with keywords and an example of each group, and what fits nowhere."""
-    condition = parsed_where(where)
-    with existing(db) as database, screen.busy("Grouping"):
-        docs = known(database, collection)
+    with looking(db, collection, where, "Grouping") as (docs, condition):
         found = find_topics(docs, groups, where=condition)
         strange = find_outliers(docs, 5, where=condition)
     if as_json:
@@ -86,9 +95,7 @@ def duplicates(
     as_json: Json = False,
 ) -> None:
     """Find records that say nearly the same; every pair is compared."""
-    condition = parsed_where(where)
-    with existing(db) as database, screen.busy("Comparing"):
-        docs = known(database, collection)
+    with looking(db, collection, where, "Comparing") as (docs, condition):
         found = find_duplicates(docs, threshold, where=condition)
         texts = {id: docs.get(id)[0].document or "" for group in found for id in group}
     if as_json:

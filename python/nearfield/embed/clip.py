@@ -15,7 +15,7 @@ import numpy as np
 from nearfield._optional import require
 from nearfield.embed.fastembed import library, load
 from nearfield.embed.sentence_transformers import SentenceTransformerEmbedder
-from nearfield.embed.texts import check_texts
+from nearfield.embed.texts import Asked, check_texts
 from nearfield.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def find_pictures(folder: str | os.PathLike[str]) -> list[str]:
     return sorted(str(path) for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
 
 
-class ClipEmbedder:
+class ClipEmbedder(Asked):
     """Documents are paths of pictures, queries are texts: `collection.search("a dog on a beach")` finds photographs.
 
     Args:
@@ -74,14 +74,6 @@ class ClipEmbedder:
                 f"ClipEmbedder: got {type(model).__name__}; give 'clip-ViT-B-32', or a CLIP model of "
                 "sentence-transformers that is loaded (and no options then)"
             )
-        self._dimension: int | None = None
-
-    @property
-    def dimension(self) -> int:
-        """The length of a vector."""
-        if self._dimension is None:
-            self._dimension = self.encode_queries(["dimension"]).shape[1]
-        return self._dimension
 
     @property
     def max_tokens(self) -> int | None:

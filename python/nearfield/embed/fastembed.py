@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfield._optional import require
-from nearfield.embed.texts import check_texts
+from nearfield.embed.texts import Asked, check_texts
 from nearfield.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class FastEmbedEmbedder:
+class FastEmbedEmbedder(Asked):
     """A text model of fastembed. Its first use downloads the model, as the library does.
 
     Texts that are longer than the model reads are cut by the library without a word.
@@ -47,14 +47,6 @@ class FastEmbedEmbedder:
                 f"FastEmbedEmbedder: got {type(model).__name__}; give a model's name, or a loaded TextEmbedding"
             )
         self._batch = {"batch_size": batch_size}
-        self._dimension: int | None = None
-
-    @property
-    def dimension(self) -> int:
-        """The length of a vector."""
-        if self._dimension is None:
-            self._dimension = self.encode_queries(["dimension"]).shape[1]
-        return self._dimension
 
     @property
     def max_tokens(self) -> int | None:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nearfield.embed.texts import check_texts
+from nearfield.embed.texts import Asked, check_texts
 from nearfield.errors import InvalidInput
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-class FunctionEmbedder:
+class FunctionEmbedder(Asked):
     """Any function from a list of texts to an array (len(texts), dimension). What it returns is checked, not changed.
 
     Args:
@@ -54,14 +54,6 @@ class FunctionEmbedder:
         self._documents, self._queries = function, queries or function
         self._dimension, self._max_tokens = dimension, max_tokens
         self._name = name or _name(function) + (f"+{_name(queries)}" if queries else "")
-
-    @property
-    def dimension(self) -> int:
-        """The length of a vector. Asked before any text was encoded, it costs one call."""
-        if self._dimension is None:
-            self.encode_documents(["dimension"])
-        assert self._dimension is not None
-        return self._dimension
 
     @property
     def max_tokens(self) -> int | None:

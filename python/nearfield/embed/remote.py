@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 import numpy as np
 
 from nearfield.embed.cache import VectorCache, key_of, open_cache
-from nearfield.embed.texts import check_texts, progress
+from nearfield.embed.texts import Asked, check_texts, progress
 from nearfield.errors import InvalidInput, RemoteError
 from nearfield.remote import Clock, Service, Stopped, estimated_tokens
 
@@ -108,7 +108,7 @@ class Usage:
         return ", ".join(parts)
 
 
-class RemoteEmbedder(ABC):
+class RemoteEmbedder(Asked):
     """The embedders of OpenAI, Google, Cohere and Ollama are subclasses of this; use those."""
 
     batch_size, batch_tokens, concurrency = 100, 20_000, 4  # may be overridden by a subclass, and by options
@@ -161,14 +161,6 @@ class RemoteEmbedder(ABC):
         return role
 
     # -- what an embedder is ----------------------------------------------------------------------------------------
-
-    @property
-    def dimension(self) -> int:
-        """The length of a vector. For a model that is not known here, the first time costs a request."""
-        if self._dimension is None:
-            self.encode_queries(["dimension"])
-        assert self._dimension is not None
-        return self._dimension
 
     @property
     def max_tokens(self) -> int | None:

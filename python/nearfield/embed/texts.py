@@ -5,13 +5,35 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from nearfield._optional import require
 from nearfield.errors import InvalidInput
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 _LONG = 2.0  # seconds of work after which a terminal gets a progress bar unasked
+
+
+class Asked(ABC):
+    """An embedder whose vectors' length is known only from a vector."""
+
+    _dimension: int | None = None
+
+    @abstractmethod
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+    @property
+    def dimension(self) -> int:
+        """The length of a vector. Where it is not known yet, a word is encoded to see."""
+        if self._dimension is None:
+            self._dimension = self.encode_queries(["dimension"]).shape[1]
+        return self._dimension
 
 
 class TruncationWarning(UserWarning):
