@@ -350,7 +350,8 @@ pub(crate) fn sweep<S: Steps>(walker: &mut Walker, graph: &Graph, query: &GuideQ
     for first in (0..nodes.len()).step_by(AT_ONCE) {
         let (now, later) = nodes[first..].split_at(AT_ONCE.min(nodes.len() - first));
         ask(&later[..later.len().min(AT_ONCE)]);
-        let count = S::score(graph, now, query, bar, &mut walker.found);
+        walker.fresh[..now.len()].copy_from_slice(now);
+        let count = S::score(graph, &walker.fresh, now.len(), query, bar, &mut walker.found);
         nearest.extend_from_slice(&walker.found[..count]);
         if nearest.len() > 2 * width + AT_ONCE {
             bar = (*nearest.select_nth_unstable(width - 1).1 >> 32) as u32;
