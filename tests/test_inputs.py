@@ -62,10 +62,15 @@ def test_checksums_that_python_and_the_core_count_differently(
     first: int, records: list[tuple[str, str, str | None]]
 ) -> None:
     ids, metadatas, documents = [[record[i] for record in records] for i in range(3)]
-    sums, more = _native.checksums(first, ids, metadatas, documents)
+    found: list[Any] = []
+    for values in _native.record_lines(7 << 32 | first, ids, metadatas, documents, 3):
+        assert len(values) in (18, 6 * (len(records) % 3))
+        found += zip(*[iter(values)] * 6, strict=True)
     rows = range(first, first + len(records))
-    assert sums == [checksum(row, id, text) for row, id, text in zip(rows, ids, metadatas, strict=True)]
-    assert more == [document_checksum(row, text) for row, text in zip(rows, documents, strict=True)]
+    sums = [checksum(row, id, text) for row, id, text in zip(rows, ids, metadatas, strict=True)]
+    more = [document_checksum(row, text) for row, text in zip(rows, documents, strict=True)]
+    keys = [7 << 32 | row for row in rows]
+    assert found == [*zip(keys, ids, sums, more, metadatas, documents, strict=True)]
     lines = [*zip(rows, ids, metadatas, documents, sums, more, strict=True)]
     assert _native.first_damaged(lines) is None
     for at, line in enumerate(lines):

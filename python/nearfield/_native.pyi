@@ -13,7 +13,6 @@ __all__ = [
     "build_info",
     "check_file",
     "check_pattern",
-    "checksums",
     "crc32",
     "default_threads",
     "documents_matching",
@@ -22,6 +21,7 @@ __all__ = [
     "first_not_text",
     "json_objects",
     "languages",
+    "record_lines",
 ]
 
 _Rows = tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float32]]
@@ -36,9 +36,13 @@ def documents_matching(filter: str, documents: list[str | None]) -> NDArray[np.b
 def default_threads() -> int: ...
 def json_objects(items: list[Any], start: int) -> list[str]: ...
 def first_not_text(items: list[Any], or_none: bool, names: bool) -> int | None: ...
-def checksums(
-    first: int, ids: Sequence[str], metadatas: Sequence[str], documents: Sequence[str | None]
-) -> tuple[list[int], list[int]]: ...
+def record_lines(
+    first: int,
+    ids: Sequence[str],
+    metadatas: Sequence[str],
+    documents: Sequence[str | None],
+    most: int,
+) -> list[tuple[int | str | None, ...]]: ...
 def first_damaged(lines: list[tuple[Any, ...]]) -> int | None: ...
 def crc32(bytes: NDArray[np.uint8], value: int) -> int: ...
 def first_not_finite(rows: NDArray[np.float32]) -> int | None: ...

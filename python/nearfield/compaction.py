@@ -20,7 +20,7 @@ from nearfield import schema
 from nearfield.errors import Locked, NearfieldError, NotFound
 from nearfield.segments import SegmentFile
 from nearfield.store import Store
-from nearfield.transaction import State, Stored, Transaction
+from nearfield.transaction import NewRecords, State, Stored, Transaction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -207,15 +207,15 @@ class _Copy:
         if records:
             rows = [record.row for record in records]
             vectors = transaction.vectors_of(state, rows)
-            ids, documents = [record.id for record in records], [record.document for record in records]
-            metadatas = [record.metadata for record in records]
+            _, ids, metadatas, documents = zip(*records, strict=True)
+            new = NewRecords(ids, documents, metadatas)
             if self._store.path is None:
-                transaction.append(self._target, ids, documents, metadatas, vectors)
+                transaction.append(self._target, new, vectors)
             else:
                 if self._file is None:
                     self._file = SegmentFile(transaction.folder(state.name), vectors.shape[1])
                 self._file.append(vectors)
-                transaction.add_records(self._target, len(self._sources), ids, documents, metadatas)
+                transaction.add_records(self._target, len(self._sources), new)
             self._sources.extend(rows)
             self._next = rows[-1] + 1
             if self._file is not None and self._file.rows * 4 * vectors.shape[1] >= SEGMENT_BYTES:

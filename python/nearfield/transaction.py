@@ -6,7 +6,6 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from nearfield.catalog import Catalog, Generation, State
 from nearfield.errors import AlreadyExists, Corrupt, InvalidInput
 from nearfield.types import FileRows
 
-__all__ = ["MAX_ROWS", "SEAL_ROWS", "Generation", "State", "Stored", "Transaction"]
+__all__ = ["MAX_ROWS", "SEAL_ROWS", "Generation", "NewRecords", "State", "Stored", "Transaction"]
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +36,14 @@ class Stored(NamedTuple):
     id: str
     metadata: str
     document: str | None
+
+
+class NewRecords(NamedTuple):
+    """Records that have no row yet, side by side; metadata as JSON."""
+
+    ids: Sequence[str]
+    documents: Sequence[str | None]
+    metadatas: Sequence[str]
 
 
 class Transaction(Catalog):
@@ -198,52 +205,28 @@ class Transaction(Catalog):
 
     # -- changing ---------------------------------------------------------------------------------------------------
 
-    def append(
-        self,
-        state: State,
-        ids: Sequence[str],
-        documents: Sequence[str | None],
-        metadatas: Sequence[str],
-        vectors: NDArray[np.float32],
-    ) -> None:
-        """Store new records in new rows. `metadatas` are JSON; `vectors` is (n, dimension) float32.
+    def append(self, state: State, new: NewRecords, vectors: NDArray[np.float32]) -> None:
+        """Store new records in new rows, with their vectors, (n, dimension) float32.
 
         Raises:
             AlreadyExists: naming ids that are taken.
         """
-        first, count = self._next_row(state), len(ids)
+        first, count = self._next_row(state), len(new.ids)
         if first + count > MAX_ROWS:
             raise InvalidInput(
                 f"collection {state.name!r} has used {first} of {MAX_ROWS} rows; {count} more do not fit in it"
             )
         sealed = sum(segment.rows for segment in self.segments(state))
         if self._root is not None and first + count - sealed >= SEAL_ROWS:
-            self._seal(state, sealed, vectors, lambda: self._add_new(state, first, ids, documents, metadatas))
+            self._seal(state, sealed, vectors, lambda: self.add_records(state, first, new))
         else:
-            self._add_new(state, first, ids, documents, metadatas)
+            self.add_records(state, first, new)
             keys = range(state.id << 32 | first, (state.id << 32 | first) + count)
             blobs = [row.tobytes() for row in np.ascontiguousarray(vectors, dtype="<f4")]
             self._sql.executemany(
                 "INSERT INTO unsealed (key, crc32, vector) VALUES (?, ?, ?)",
                 zip(keys, map(zlib.crc32, blobs, range(first, first + count)), blobs, strict=True),
             )
-
-    def _add_new(
-        self,
-        state: State,
-        first: int,
-        ids: Sequence[str],
-        documents: Sequence[str | None],
-        metadatas: Sequence[str],
-    ) -> None:
-        try:
-            self.add_records(state, first, ids, documents, metadatas)
-        except sqlite3.IntegrityError:
-            rows = self.rows_of(state.id, ids)
-            taken = [id for id in ids if rows.get(id, first) < first]
-            if not taken:
-                raise Corrupt(f"collection {state.name!r} has records in rows that it has not given yet") from None
-            raise AlreadyExists(taken_message(state.name, taken)) from None
 
     def bury(self, state: State, rows: Sequence[int]) -> None:
         """Remove the records in `rows`. Their vectors stay in place, and `dead_rows` says that they count no more."""
@@ -329,28 +312,27 @@ class Transaction(Catalog):
                     break
         return records
 
-    def add_records(
-        self,
-        state: State,
-        first: int,
-        ids: Sequence[str],
-        documents: Sequence[str | None],
-        metadatas: Sequence[str],
-    ) -> None:
-        """Store records in the rows from `first` on, which are the next, without their vectors."""
-        count = len(ids)
-        keys = range(state.id << 32 | first, (state.id << 32 | first) + count)
-        sums, more = _native.checksums(first, ids, metadatas, documents)
-        lines = zip(keys, ids, sums, more, metadatas, documents, strict=True)
-        values = list(chain.from_iterable(lines))
-        line = f"(?, {state.id}, ?, ?, ?, ?, ?)"
-        for at in range(0, len(values), 6 * _LINES):  # many a statement, or most of the time goes into starting it
-            some = values[at : at + 6 * _LINES]
-            self._sql.execute(
-                "INSERT INTO records (key, collection, id, crc32, crc32_doc, metadata, document) VALUES "
-                + ", ".join([line] * (len(some) // 6)),
-                some,
-            )
+    def add_records(self, state: State, first: int, new: NewRecords) -> None:
+        """Store records in the rows from `first` on, which are the next, without their vectors.
+
+        Raises:
+            AlreadyExists: as `append`.
+        """
+        line, key = f"(?, {state.id}, ?, ?, ?, ?, ?)", state.id << 32 | first
+        try:  # many records a statement, or most of the time goes into starting it
+            for values in _native.record_lines(key, new.ids, new.metadatas, new.documents, _LINES):
+                self._sql.execute(
+                    "INSERT INTO records (key, collection, id, crc32, crc32_doc, metadata, document) VALUES "
+                    + ", ".join([line] * (len(values) // 6)),
+                    values,
+                )
+        except sqlite3.IntegrityError:
+            rows = self.rows_of(state.id, new.ids)
+            taken = [id for id in new.ids if rows.get(id, first) < first]
+            if not taken:
+                raise Corrupt(f"collection {state.name!r} has records in rows that it has not given yet") from None
+            raise AlreadyExists(taken_message(state.name, taken)) from None
+        count = len(new.ids)
         self._sql.execute(
             "UPDATE collections SET next_row = next_row + ?, live = live + ? WHERE id = ?", (count, count, state.id)
         )

@@ -14,7 +14,7 @@ from nearfield.errors import AlreadyExists, EmbedderMismatch, InvalidInput
 from nearfield.live import Version
 from nearfield.reading import Reader, existing
 from nearfield.store import Store
-from nearfield.transaction import State, Stored, Transaction, mismatch_message, taken_message
+from nearfield.transaction import NewRecords, State, Stored, Transaction, mismatch_message, taken_message
 from nearfield.types import Where
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Writer:
             if replace and (old := transaction.rows_of(state.id, names)):
                 transaction.bury(state, list(old.values()))
             json_fields = ["{}"] * count if fields is None else [field or "{}" for field in fields]
-            transaction.append(state, names, texts or [None] * count, json_fields, vectors)
+            transaction.append(state, NewRecords(names, texts or [None] * count, json_fields), vectors)
             state = transaction.state(self._origin, self._name)
         self._derived.written(state, texts, json_fields)
         compaction.compact_if_due(self._store, state, ahead(self._store))
@@ -103,7 +103,7 @@ class Writer:
             if moved and vectors is not None:  # a new vector is a new row
                 transaction.bury(state, [rows[at] for at in moved])
                 _, ids_, metadatas_, documents_ = zip(*(new[at] for at in moved), strict=True)
-                transaction.append(state, ids_, documents_, metadatas_, vectors)
+                transaction.append(state, NewRecords(ids_, documents_, metadatas_), vectors)
             state = transaction.state(self._origin, self._name)
         compaction.compact_if_due(self._store, state, ahead(self._store))
 

@@ -1,7 +1,5 @@
 //! What the catalog keeps of a record beside its vector: metadata as JSON, and checksums.
 
-use std::fmt::Write;
-
 use crc32fast::Hasher;
 
 /// A JSON object of scalars, being written. What a record may not hold is refused, and the object is of no more use.
@@ -19,8 +17,9 @@ impl Object {
     pub fn name(&mut self, name: &str) -> bool {
         let good = !name.is_empty() && !name.starts_with('$') && !name.bytes().any(special);
         if good {
-            let comma = if self.0.len() > 1 { "," } else { "" };
-            write!(self.0, "{comma}\"{name}\":").expect("a string takes what is written to it");
+            self.0.push_str(if self.0.len() > 1 { ",\"" } else { "\"" });
+            self.0.push_str(name);
+            self.0.push_str("\":");
         }
         good
     }
@@ -39,7 +38,10 @@ impl Object {
 
     /// A whole number.
     pub fn int(&mut self, value: i64) -> bool {
-        write!(self.0, "{value}").is_ok()
+        let (mut room, negative) = ([0; 20], value < 0);
+        self.0.push_str(if negative { "-" } else { "" });
+        self.0.push_str(decimal(value.unsigned_abs(), &mut room));
+        true
     }
 
     /// Another number; false where it is not finite.
@@ -66,18 +68,22 @@ fn special(byte: u8) -> bool {
     byte < b' ' || byte == b'"' || byte == b'\\'
 }
 
+/// A number in decimal.
+fn decimal(mut number: u64, room: &mut [u8; 20]) -> &str {
+    let mut start = room.len();
+    while start == room.len() || number > 0 {
+        start -= 1;
+        room[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    std::str::from_utf8(&room[start..]).expect("digits are UTF-8")
+}
+
 /// The CRC-32 that is kept with a record.
 pub fn checksum(row: u32, id: &str, metadata: &str) -> u32 {
-    let mut digits = [0; 10];
-    let (mut start, mut left) = (digits.len(), row);
-    while start == digits.len() || left > 0 {
-        start -= 1;
-        digits[start] = b'0' + (left % 10) as u8;
-        left /= 10;
-    }
-    let mut hasher = Hasher::new();
-    for part in [&digits[start..], b"\0", id.as_bytes(), b"\0", metadata.as_bytes()] {
-        hasher.update(part);
+    let (mut room, mut hasher) = ([0; 20], Hasher::new());
+    for part in [decimal(u64::from(row), &mut room), "\0", id, "\0", metadata] {
+        hasher.update(part.as_bytes());
     }
     hasher.finalize()
 }

@@ -74,7 +74,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(columns::documents_matching, module)?)?;
     module.add_function(wrap_pyfunction!(record::json_objects, module)?)?;
     module.add_function(wrap_pyfunction!(record::first_not_text, module)?)?;
-    module.add_function(wrap_pyfunction!(record::checksums, module)?)?;
+    module.add_function(wrap_pyfunction!(record::record_lines, module)?)?;
     module.add_function(wrap_pyfunction!(record::first_damaged, module)?)?;
     module.add_function(wrap_pyfunction!(record::crc32, module)?)?;
     module.add_function(wrap_pyfunction!(record::first_not_finite, module)?)?;

@@ -46,20 +46,35 @@ pub(crate) fn first_not_text(items: &Bound<'_, PyList>, or_none: bool, names: bo
     })
 }
 
-/// The checksums of records in the rows from `first` on, and of their documents.
+/// Records as lines of the catalog, `most` of them side by side in a tuple: key (counted up from `first`; its lower half is
+/// the row), id, checksum, checksum of the document, metadata, document.
 #[pyfunction]
-pub(crate) fn checksums(
-    first: u32,
-    ids: Vec<PyBackedStr>,
-    metadatas: Vec<PyBackedStr>,
-    documents: Vec<Option<PyBackedStr>>,
-) -> (Vec<u32>, Vec<u32>) {
-    let row = |at: usize| first.wrapping_add(at as u32);
-    let records = ids.iter().zip(&metadatas).enumerate();
-    let records = records.map(|(at, (id, metadata))| record::checksum(row(at), id, metadata));
-    let documents = documents.iter().enumerate();
-    let documents = documents.map(|(at, document)| record::document_checksum(row(at), document.as_deref()));
-    (records.collect(), documents.collect())
+pub(crate) fn record_lines<'py>(
+    py: Python<'py>,
+    first: u64,
+    ids: Vec<Bound<'py, PyString>>,
+    metadatas: Vec<Bound<'py, PyString>>,
+    documents: Vec<Option<Bound<'py, PyString>>>,
+    most: usize,
+) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+    let mut lines = Vec::with_capacity(ids.len().div_ceil(most));
+    let mut values: Vec<Bound<'py, PyAny>> = Vec::with_capacity(6 * most.min(ids.len()));
+    for (at, ((id, metadata), document)) in ids.iter().zip(&metadatas).zip(&documents).enumerate() {
+        let key = first + at as u64;
+        let row = key as u32;
+        let text = document.as_ref().map(|document| document.to_str()).transpose()?;
+        let sums = (record::checksum(row, id.to_str()?, metadata.to_str()?), record::document_checksum(row, text));
+        values.push(key.into_pyobject(py)?.into_any());
+        values.push(id.as_any().clone());
+        values.push(sums.0.into_pyobject(py)?.into_any());
+        values.push(sums.1.into_pyobject(py)?.into_any());
+        values.push(metadata.as_any().clone());
+        values.push(document.as_ref().map_or_else(|| py.None().into_bound(py), |document| document.as_any().clone()));
+        if values.len() == 6 * most || at + 1 == ids.len() {
+            lines.push(PyTuple::new(py, values.drain(..))?);
+        }
+    }
+    Ok(lines)
 }
 
 /// The number of the first line (row, id, metadata, document and both checksums) that is not what was written.
