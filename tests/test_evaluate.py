@@ -160,6 +160,8 @@ def test_wrong_evaluations_are_told(letters: nf.Collection) -> None:
     for queries, qrels, options, said in (
         ({"q": "a"}, {}, {}, "none of the 1 queries"),
         ({"q": "a"}, {"q": {"a": 0}}, {}, "none of the 1 queries"),
+        ({"q": "a"}, {"q": {"nowhere": 1}}, {}, "none of the 1 relevant documents, such as 'nowhere'"),
+        ({"q": "a"}, {"q": {"a": 1}}, {"by": "nothing"}, "by: no record .* has the field 'nothing'"),
         ({"q": "a"}, {"q": {"a": 1}}, {"k": 0}, "k must be"),
         ({"q": "a"}, {"q": {"a": 1}}, {"modes": "dense"}, "list"),
         ({"q": "a"}, {"q": {"a": 1}}, {"modes": []}, "empty"),

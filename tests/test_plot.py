@@ -122,6 +122,8 @@ def test_what_cannot_be_drawn_is_told_and_leaves_no_file(
         plot_map(docs, tmp_path / "map.html", method="mds")
     with pytest.raises(InvalidInput, match="no record to draw that matches"):
         plot_map(docs, tmp_path / "map.html", where={"side": "top"})
+    with pytest.raises(InvalidInput, match=r"color: no record has the field 'sides'; there is .*side"):
+        plot_map(docs, tmp_path / "map.html", color="sides")
     with pytest.raises(StorageError, match="cannot be written"):
         plot_map(docs, tmp_path / "nowhere" / "map.html")
     with pytest.raises(InvalidInput, match="queries"):

@@ -170,6 +170,16 @@ def test_a_model_that_fails_is_one_clear_sentence(server: Server, docs: nf.Colle
     assert KEY not in told + repr(model(server, kind))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("content", "text"), [("The cat [1].", "The cat [1]."), (None, "")])
+def test_a_server_that_does_not_stream_is_understood(
+    server: Server, docs: nf.Collection, content: str | None, text: str, stream: bool
+) -> None:
+    server.always = fails(200, {"choices": [{"message": {"role": "assistant", "content": content}}]})
+    given = docs.ask("Who?", llm=model(server), stream=stream)
+    assert (given.answer if isinstance(given, AnswerStream) else given).text == text
+
+
 def test_an_answer_without_its_end_is_not_taken_for_whole(server: Server, docs: nf.Collection) -> None:
     server.always = fails(200, b'data: {"choices": [{"delta": {"content": "Half of"}}]}\n\n')
     with pytest.raises(errors.RemoteError, match="stopped before its end"):

@@ -68,6 +68,15 @@ def test_groups_are_found_and_named(docs: nf.Collection) -> None:
     assert topics(nf.open().collection("empty", embedder=None)) == []
 
 
+def test_keywords_are_no_stop_words_and_no_two_forms_of_a_word() -> None:
+    with nf.open() as db:
+        docs = db.collection("docs", embedder=None, dimension=2, language="german")
+        docs.add(["Die Häuser und die Katze", "Das Haus", "Die Katzen", "Haus"], embeddings=[[1.0, 0.0]] * 4)
+        assert docs.language == "german"
+        (topic,) = topics(docs, 1)
+        assert sorted(topic.keywords) in (["haus", "katze"], ["haus", "katzen"])
+
+
 def test_duplicates_and_outliers(docs: nf.Collection) -> None:
     docs.add("Alone.", ids="alone", embeddings=[[0.5, -0.5, 0.5, -1.0]])
     assert duplicates(docs, 0.97) == [[f"{name}{number}" for number in range(3)] for name in GROUPS]

@@ -70,6 +70,12 @@ class Collection(Verbs):
         return self._state().dimension
 
     @property
+    def language(self) -> str:
+        """Of the words in lexical and hybrid search, such as "english"; "none" where they are taken as they are."""
+        with self._store.reading() as transaction:
+            return transaction.language(transaction.state(self._id, self._name))
+
+    @property
     def embedder(self) -> Embedder | None:
         """What turns texts into vectors here; None when the collection was opened with embedder=None."""
         return self._encoder.embedder

@@ -127,7 +127,7 @@ def evaluate(
         progress: called with the number of searches done so far, and of all.
 
     Raises:
-        InvalidInput: no query has a relevant document, or as `Collection.search`.
+        InvalidInput: no query has a relevant document, none of these is in the collection, or as `Collection.search`.
 
     Example:
         >>> table = evaluate(docs, {"q1": "a pet"}, {"q1": {"cat": 1}}, k=[1, 10], modes=["dense", "lexical", "hybrid"])
@@ -143,6 +143,15 @@ def evaluate(
         name, options = list(systems.items())[-1]
         systems[f"{name} + rerank"] = {**options, "rerank": rerank}
     known, skipped = judged_queries(queries, qrels)
+    if by is None:
+        judged = list({document for id in known for document, grade in qrels[id].items() if grade > 0})
+        if not collection.known(judged):
+            raise InvalidInput(
+                f"none of the {len(judged)} relevant documents, such as {judged[0]!r}, is a record of collection "
+                f"{collection.name!r}: give by= the field that has their ids, or index them under these ids"
+            )
+    elif not collection.count({by: {"$exists": True}}):
+        raise InvalidInput(f"by: no record of collection {collection.name!r} has the field {by!r}")
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     done = 0
     for system, options in systems.items():

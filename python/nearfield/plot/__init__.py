@@ -88,7 +88,8 @@ def plot_map(
         How many records were drawn.
 
     Raises:
-        InvalidInput: the collection has no such record, the method or the kind of file is unknown.
+        InvalidInput: the collection has no such record, no record has the field `color`, the method or the kind of file
+            is unknown.
         MissingExtra: matplotlib, scikit-learn or umap-learn is needed and not installed.
         StorageError: the file cannot be written.
 
@@ -99,6 +100,9 @@ def plot_map(
     records, total = _sample(collection, where, inputs.positive(limit, "limit"))
     if not records:
         raise InvalidInput(f"collection {collection.name!r} has no record to draw" + (" that matches" if where else ""))
+    if isinstance(color, str) and not any(color in record.metadata for record in records):
+        fields = sorted({field for record in records for field in record.metadata})
+        raise InvalidInput(f"color: no record has the field {color!r}; there is {', '.join(fields) or 'none'}")
     vectors = np.stack([record.embedding for record in records if record.embedding is not None])
     placed = points(vectors, method, seed=seed)
     colouring = _coloured([_value(record, color) for record in records])

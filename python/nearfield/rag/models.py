@@ -165,6 +165,8 @@ class OpenAIModel(RemoteModel):
         if not event["choices"]:  # the last event may hold usage alone
             return "", None
         choice = event["choices"][0]
+        if "message" in choice:  # of a server that does not stream: all of it at once
+            return choice["message"]["content"] or "", choice.get("finish_reason") or "stop"
         return (choice.get("delta") or {}).get("content") or "", choice.get("finish_reason")
 
 
