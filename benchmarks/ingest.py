@@ -5,10 +5,10 @@
 
 A record has an id, a vector of 384 dimensions, a document of 200 characters and five metadata fields. Each contender is
 given the same batches as fast as it takes them, each in a process of its own; making the batches is not counted, and
-takes little time for others to catch up in. The clock stops when all is given and one query has been answered, with its
+takes little time to catch up in. The clock stops when all is given and one query has been answered, with its
 documents and metadata. Not every engine puts on the disk what it has acknowledged: how often each asked for that is
 counted by strace (in a smaller run); after the clock has stopped all files are synced, and the time this takes stands
-beside; "kept" is the ratio with it. Rounds are interleaved, their order turns, and a figure is the median of the rounds.
+beside; "kept" is the ratio with it. Rounds are interleaved, their order turns, and figures are medians of them.
 Memory is the peak of the process beyond what it held before the first batch; for nearfield the graph, which a thread
 begins to build at the first query, is waited for after the clock has stopped, and the peak until then stands beside. A
 contender that is not installed is left out, and one that took longer than `--patience` seconds is not asked again.
