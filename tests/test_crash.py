@@ -137,19 +137,19 @@ def test_kill_in_the_middle_of_compaction_and_publication(tmp_path: Path) -> Non
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("within", ["write", "seal", "compact", "publish", "checkpoint"])
-def test_kill_100_times_in_the_middle_of(tmp_path: Path, within: str) -> None:
+def test_kill_50_times_in_the_middle_of(tmp_path: Path, within: str) -> None:
     random.seed(within)
-    for start in range(0, 100, 20):  # a fresh database now and then keeps the checking short
-        kill_within(tmp_path / f"{start}.nf", within, range(start, start + 20))
+    for start in range(0, 50, 25):  # a fresh database now and then keeps the checking short
+        kill_within(tmp_path / f"{start}.nf", within, range(start, start + 25))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("mode", "most"), [("mixed", 150), ("upkeep", 40)])
-def test_kill_100_times_at_a_random_moment(tmp_path: Path, mode: str, most: int) -> None:
+def test_kill_50_times_at_a_random_moment(tmp_path: Path, mode: str, most: int) -> None:
     random.seed(mode)
-    for start in range(0, 100, 20):
-        kill_between(tmp_path / f"{start}.nf", mode, range(start, start + 20), most)
+    for start in range(0, 50, 25):
+        kill_between(tmp_path / f"{start}.nf", mode, range(start, start + 25), most)
 
 
 def test_kill_in_the_middle_of_single_adds(tmp_path: Path) -> None:
