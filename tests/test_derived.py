@@ -268,7 +268,7 @@ def test_what_is_at_hand_is_taken_as_far_as_it_goes_and_no_further() -> None:
     assert list(at_hand.taken(8, 0, 1)) == [(0, ["other"])]
     assert at_hand._pieces == {}
     at_hand.put(7, 0, ["a"], 1 << 27)
-    at_hand.put(7, 1, ["b"], 1 << 28)
+    at_hand.put(7, 1, ["b"], 1 << 27)
     assert at_hand._pieces == {}  # too much to keep
 
 

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nearfield as nf
 from nearfield import _native, inputs
-from nearfield.errors import InvalidInput
+from nearfield.errors import InvalidInput, NearfieldError
 from nearfield.transaction import checksum, document_checksum
 
 NAMES = st.sampled_from(["year", "a.b", "é", "$where", "", 'quo"te', "tab\t", "\ud800"])
@@ -76,3 +78,33 @@ def test_checksums_that_python_and_the_core_count_differently(
     for at, line in enumerate(lines):
         for wrong in ((line[0] + 1, *line[1:]), (*line[:4], line[4] ^ 1, line[5]), (*line[:2], None, *line[3:])):
             assert _native.first_damaged([*lines[:at], wrong, *lines[at + 1 :]]) == at
+
+
+def test_a_long_value_fills_the_screen(db: nf.Database) -> None:
+    collection = db.collection("c", embedder=None, dimension=2)
+    collection.add(ids=["y" * 9000], embeddings=[[1, 2]])
+    for use in (
+        lambda: collection.get("x" * 9000),
+        lambda: collection.add(ids=["y" * 9000], embeddings=[[1, 2]]),
+        lambda: collection.add(ids=["z" * 9000] * 2, embeddings=[[1, 2]] * 2),
+        lambda: collection.add(ids=["z" * 9000 + "\0"], embeddings=[[1, 2]]),
+        lambda: collection.search({"q": "x" * 9000}),
+        lambda: collection.add(embeddings=[[1, 2]], metadatas="x" * 9000),
+        lambda: collection.similar("x" * 9000),
+    ):
+        with pytest.raises(NearfieldError) as error:
+            use()
+        assert len(str(error.value)) < 500
+        assert "… (9,0" in str(error.value)
+
+
+def test_numbers_beyond_those_of_sqlite_are_more_than_there_is(db: nf.Database) -> None:
+    collection = db.collection("c", embedder=None)
+    collection.add(ids=["a", "b"], embeddings=[[1, 2], [3, 4]], metadatas=[{"n": 1}, {"n": 2}])
+    assert len(collection.get(limit=10**30)) == 2
+    assert collection.get(offset=10**30) == []
+    assert collection.get(offset=2**63 - 1, limit=2**63 - 1, order_by="n", where={"n": {"$gt": 0}}) == []
+    assert len(collection.get(limit=10**30, order_by="n", where={"n": {"$gt": 0}})) == 2
+    assert collection.facet("n", limit=10**30) == [(1, 1), (2, 1)]
+    assert len(collection.search([1, 2], k=10**30)) == 2
+    assert len(next(collection.scan(batch=10**30))) == 2

@@ -31,6 +31,7 @@ class Derived:
         self.gates = (self.index.gate, self.columns.gate, self.text.gate)  # see `live.consistent`
         self._origin = origin
         self._new = 0
+        self._words = True  # as far as is known, somebody searches for them
         self._thread: threading.Thread | None = None
 
     def written(self, state: State, documents: list[str | None] | None, metadatas: list[str]) -> None:
@@ -38,7 +39,7 @@ class Derived:
         count = len(metadatas)
         size = 64 * count + sum(map(len, metadatas))
         self.columns.given.put(state.id, state.next_row - count, metadatas, size)
-        if documents is not None:
+        if documents is not None and (self._words or self.text.in_use):
             size = 64 * count + sum(len(document) for document in documents if document is not None)
             self.text.given.put(state.id, state.next_row - count, documents, size)
         self._new += count
@@ -72,9 +73,11 @@ class Derived:
 
     def _follow(self) -> None:
         with suppress(NearfieldError):  # closed, dropped, damaged: whoever filters is told
-            for thing in (self.columns, self.text):
-                if not thing.follow(self._origin):
-                    thing.given.clear()
+            if not self.columns.follow(self._origin):
+                self.columns.given.clear()
+            self._words = self.text.follow(self._origin)
+            if not self._words:
+                self.text.given.clear()
             self.index.publish()
 
 

@@ -99,3 +99,9 @@ class Locked(StorageError):
 
 class Corrupt(StorageError):
     """Bytes on disk are not what was written."""
+
+
+def shown(value: object) -> str:
+    """A value as it stands in a message: the beginning of a long one."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}… ({len(text):,} characters)"

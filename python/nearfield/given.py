@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_SIZE = 1 << 28  # characters, and some for each value; what is not here is in the catalog
+_SIZE = 1 << 27  # characters, and some for each value; what is not here is in the catalog
 
 
 class Given(Generic[T]):

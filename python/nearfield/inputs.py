@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nearfield import _native
-from nearfield.errors import InvalidInput
+from nearfield.errors import InvalidInput, shown
 from nearfield.fields import Descending, F
 from nearfield.filters import MAX_DEPTH, check_field, check_unicode, scalar
 from nearfield.sparse import languages
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 MAX_DIMENSION = 65_535  # of the index
+_MOST = 1 << 62  # more than there will ever be of anything, and SQLite can add two of them
 _INCLUDE = ("documents", "metadatas", "embeddings")
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False).encode
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
@@ -127,7 +128,7 @@ def not_negative(value: object, name: str) -> int:
     """A whole number of at least 0, such as an offset."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
         raise InvalidInput(f"{name} must be a whole number of at least 0, got {value!r}")
-    return int(value)
+    return min(int(value), _MOST)
 
 
 def ids(values: object, *, unique: bool = True) -> list[str]:
@@ -138,13 +139,14 @@ def ids(values: object, *, unique: bool = True) -> list[str]:
         if isinstance(id, str) and id and "\0" not in id:
             check_unicode(id, f"ids[{i}]")
         raise InvalidInput(
-            f"ids[{i}] must be a string that is not empty and has no NUL character, got {id!r} ({type(id).__name__})"
+            f"ids[{i}] must be a string that is not empty and has no NUL character, "
+            f"got {shown(id)} ({type(id).__name__})"
         )
     if unique and len(set(found)) < len(found):
         seen: set[str] = set()
         twice = next(id for id in found if id in seen or seen.add(id))  # type: ignore[func-returns-value]
         raise InvalidInput(
-            f"ids has {twice!r} more than once (first at {found.index(twice)}); each id may stand there once"
+            f"ids has {shown(twice)} more than once (first at {found.index(twice)}); each id may stand there once"
         )
     return found
 
@@ -161,7 +163,7 @@ def documents(values: object) -> list[str | None]:
     if (i := _native.first_not_text(found, True, False)) is not None:
         if isinstance(found[i], str):
             check_unicode(found[i], f"documents[{i}]")
-        raise InvalidInput(f"documents[{i}] must be a string, got {found[i]!r} ({type(found[i]).__name__})")
+        raise InvalidInput(f"documents[{i}] must be a string, got {shown(found[i])} ({type(found[i]).__name__})")
     return found
 
 
@@ -169,7 +171,7 @@ def texts(values: Sequence[object], name: str) -> list[str]:
     """Texts to be embedded: there must be something in them."""
     for i, text in enumerate(values):
         if not isinstance(text, str):
-            raise InvalidInput(f"{name}[{i}] must be a text, got {text!r} ({type(text).__name__})")
+            raise InvalidInput(f"{name}[{i}] must be a text, got {shown(text)} ({type(text).__name__})")
         if not text.strip():
             raise InvalidInput(
                 f"{name}[{i}] is empty: {text!r} has no meaning to embed; leave it out, or give its vector"
@@ -226,7 +228,7 @@ def queries(values: Any, dimension: int | None) -> Queries:
         return Queries(texts(values, "query"), None, False)
     if values is None or isinstance(values, (Mapping, bytes, bool, int, float)):
         raise InvalidInput(
-            f"query must be a text, a vector, or a list of either, got {values!r} ({type(values).__name__})"
+            f"query must be a text, a vector, or a list of either, got {shown(values)} ({type(values).__name__})"
         )
     array = np.asarray(values) if not isinstance(values, np.ndarray) else values
     found = vectors(array, dimension, "query")
@@ -262,13 +264,13 @@ def _listed(values: object, name: str, of: str) -> list[Any]:
     if isinstance(values, str):
         return [values]
     if not isinstance(values, Iterable) or isinstance(values, (bytes, Mapping)):
-        raise InvalidInput(f"{name} must be a list of {of}, got {values!r} ({type(values).__name__})")
+        raise InvalidInput(f"{name} must be a list of {of}, got {shown(values)} ({type(values).__name__})")
     return values.tolist() if isinstance(values, np.ndarray) else list(values)
 
 
 def _metadata(item: object, place: str) -> str:
     if not isinstance(item, Mapping):
-        raise InvalidInput(f"{place} must be a dictionary, got {item!r} ({type(item).__name__})")
+        raise InvalidInput(f"{place} must be a dictionary, got {shown(item)} ({type(item).__name__})")
     return _json(_plain(item, place, 0))
 
 

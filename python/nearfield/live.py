@@ -163,6 +163,10 @@ class Published(Live[T]):
         """What writes it down; None if it is not worth that."""
 
     @property
+    def in_use(self) -> bool:
+        return self._thing is not None
+
+    @property
     def publishable(self) -> bool:
         """Whether it is worth writing down: its rows have grown by half since it last was."""
         thing, version = self._thing, self._version
@@ -219,7 +223,7 @@ class Published(Live[T]):
 
         def work(transaction: Transaction) -> bool:
             state = transaction.state(origin, "")
-            wanted = self._thing is not None or self.wanted(state, transaction.newest(state, self.kind))
+            wanted = self.in_use or self.wanted(state, transaction.newest(state, self.kind))
             if wanted:
                 self.make(transaction, state)
             return wanted

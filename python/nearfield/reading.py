@@ -10,7 +10,7 @@ import numpy as np
 
 from nearfield.columns import LiveColumns
 from nearfield.derived import Derived
-from nearfield.errors import NotFound
+from nearfield.errors import NotFound, shown
 from nearfield.filters import Filter
 from nearfield.live import Moved, Version, consistent
 from nearfield.store import Store
@@ -139,7 +139,7 @@ def existing(transaction: Transaction, state: State, ids: Sequence[str]) -> list
     if missing := [id for id in ids if id not in rows]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise NotFound(
-            f"collection {state.name!r} has no records with the ids {', '.join(map(repr, missing[:3]))}{more}"
+            f"collection {state.name!r} has no records with the ids {', '.join(map(shown, missing[:3]))}{more}"
         )
     return [rows[id] for id in ids]
 

@@ -18,7 +18,7 @@ import numpy as np
 from nearfield import fuse, inputs, rerank
 from nearfield.derived import Derived
 from nearfield.encoding import Encoder
-from nearfield.errors import Corrupt, InvalidInput, NotFound
+from nearfield.errors import Corrupt, InvalidInput, NotFound, shown
 from nearfield.fuse import Fusion, Ranking
 from nearfield.live import consistent
 from nearfield.request import Request
@@ -150,7 +150,7 @@ class Searcher:
         names, vectors = inputs.examples(values, state.dimension, name)
         known = transaction.rows_of(state.id, names)
         if missing := [one for one in names if one not in known]:
-            raise NotFound(f"collection {self._name!r} has no record with the id {missing[0]!r} (of {name})")
+            raise NotFound(f"collection {self._name!r} has no record with the id {shown(missing[0])} (of {name})")
         rows = [known[one] for one in names]
         stored = transaction.vectors_of(state, rows)
         records = transaction.records(state.id, rows)

@@ -12,7 +12,7 @@ import numpy as np
 
 from nearfield import _native, segments
 from nearfield.catalog import Catalog, Generation, State
-from nearfield.errors import AlreadyExists, Corrupt, InvalidInput
+from nearfield.errors import AlreadyExists, Corrupt, InvalidInput, shown
 from nearfield.types import FileRows
 
 __all__ = ["MAX_ROWS", "SEAL_ROWS", "Generation", "NewRecords", "State", "Stored", "Transaction"]
@@ -440,7 +440,7 @@ def taken_message(collection: str, taken: Sequence[str]) -> str:
     """What `AlreadyExists` says about ids."""
     more = f" and {len(taken) - 3} more" if len(taken) > 3 else ""
     return (
-        f"collection {collection!r} has records with the ids {', '.join(map(repr, taken[:3]))}{more}: nothing was "
+        f"collection {collection!r} has records with the ids {', '.join(map(shown, taken[:3]))}{more}: nothing was "
         "added; upsert() replaces records, update() changes parts of them"
     )
 
