@@ -96,7 +96,7 @@ def test_words_follow_what_is_written_once_somebody_searched_for_one(
         add(collection, 0, 40)
         collection._derived.wait()
         assert collection._derived.text._thing is None  # dense searches alone must not pay for words
-        assert not collection._derived.text.given._pieces
+        assert not collection._derived.text.given._pieces  # nor keep their documents
         assert collection.search("17", mode="lexical").ids == ["17"]
         read.clear()
         for first in range(40, 200, 40):
@@ -135,7 +135,7 @@ def test_a_reader_takes_what_the_writer_published_instead_of_reading_all_itself(
         add(writer, 0, 5)
         assert reader.count({"n": 3}) == 1
         assert reader.search("3", mode="lexical").ids == ["3"]
-        writer.search("3", mode="lexical")
+        assert writer.search("3", mode="lexical", where={"n": 3}).ids == ["3"]
         read.clear()
         add(writer, 5, 100)
         writer._derived.finish()

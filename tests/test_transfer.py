@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,33 @@ def test_an_import_that_broke_off_starts_over(db: nf.Database, tmp_path: Path, e
     assert other.count() == 12
     assert transfer.import_from(other, tmp_path / f"o{ending}") == (8, 12)
     assert contents(other) == contents(collection)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_move_holds_all_records_in_memory(tmp_path: Path, ending: str, monkeypatch: Any) -> None:
+    for module in (transfer, transfer.files):
+        monkeypatch.setattr(module, "BATCH" if module is transfer else "ROWS", 20)
+
+    def peak(work: Callable[[], object]) -> int:
+        tracemalloc.start()
+        try:
+            work()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    with nf.open(tmp_path / "x.nf") as db:
+        collection, other = db.collection("c", embedder=None), db.collection("other", embedder=None)
+        for first in range(0, 1000, 50):
+            ids = [str(n) for n in range(first, first + 50)]
+            texts = [id + 8000 * "x" for id in ids]
+            collection.add(texts, ids=ids, embeddings=np.ones((50, DIMENSION)), metadatas=[{"m": 1000 * "y"}] * 50)
+        path = tmp_path / f"o{ending}"
+        transfer.export_to(other, path)
+        transfer.import_from(other, path)  # what is loaded once, is
+        assert peak(lambda: transfer.export_to(collection, path)) < 2_000_000  # of 9 MB
+        assert peak(lambda: transfer.import_from(other, path)) < 2_000_000
+        assert contents(other) == contents(collection)
 
 
 def test_what_to_do_with_records_that_exist_is_ignored(db: nf.Database, tmp_path: Path) -> None:

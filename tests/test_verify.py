@@ -39,6 +39,8 @@ def rich(tmp_path: Path) -> Path:
                 metadatas=[{"n": i} for i in range(20)],
             )
             collection.search(vectors(1))
+            collection.search("text", mode="lexical")
+            collection._derived.finish()
             collection.add(ids=["a", "b", "c"], embeddings=vectors(3, 1))
             collection.delete(["3", "b"])
             collection.update("5", documents="changed")
@@ -54,7 +56,9 @@ def everything(path: Path) -> Any:
             records = collection.get(include=["documents", "metadatas", "embeddings"])
             one_by_one = [collection.get(id)[0] for id in collection.get(where={"n": {"$lt": 9}}) for id in [id.id]]
             hits = [hits.to_dicts() for hits in collection.search(vectors(8), k=30, exact=True)]
-            return db.collections(), snapshot(collection), len(records), [r.to_dict() for r in one_by_one], hits
+            words = [(hit.id, hit.score) for hit in collection.search("7 text", k=30, mode="lexical")]
+            facts = db.collections(), snapshot(collection), len(records), collection.facet("n")
+            return facts, [r.to_dict() for r in one_by_one], hits, words
 
 
 def flip(file: Path, bit: int) -> None:
@@ -82,6 +86,7 @@ def flipped_bits(rich: Path, tries: int, seed: int) -> None:
     choice = random.Random(seed)
     files = [file.relative_to(good) for file in sorted(good.rglob("*")) if file.is_file() and file.stat().st_size]
     assert {file.suffix for file in files} == {".sqlite", ".npy", ".nfi"}
+    assert {file.name[:4] for file in files if file.suffix == ".nfi"} == {"colu", "hnsw", "text"}
     noticed = 0
     for turn in range(tries):
         shutil.rmtree(rich)
@@ -341,7 +346,7 @@ def test_repair_gives_back_what_a_crash_left(rich: Path) -> None:
         assert db.repair() == []
         assert db.collections() == ["c"]
     left = sorted(file.name for file in rich.rglob("*.n*") if file.is_file())
-    assert left == ["000001.npy", "columns-000001.nfi", "hnsw-000001.nfi"]
+    assert left == ["000001.npy", "columns-000001.nfi", "hnsw-000001.nfi", "text-000001.nfi"]
 
 
 def test_a_database_of_small_things_can_be_repaired(tmp_path: Path) -> None:

@@ -197,7 +197,8 @@ class Collection(Verbs):
         searches builds it beside its searches, which are exact until then.
 
         Others read and write meanwhile; the order of the records and all answers stay the same. While it works it needs
-        little memory, and room on the disk for a second copy. Killed at any moment, it has done nothing.
+        little memory beside the indexes that it makes ready, and room on the disk for a second copy. Killed at any
+        moment, it has done nothing.
 
         It begins by itself, in the background, after a write that leaves more rows dead than alive, 10,000 at least;
         closing the database ends it early. Programs that run for moments only had better call this now and then.

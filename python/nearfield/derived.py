@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from nearfield import live
 from nearfield.catalog import HIDDEN
 from nearfield.columns import LiveColumns
 from nearfield.errors import NearfieldError
@@ -31,14 +32,15 @@ class Derived:
         self.gates = (self.index.gate, self.columns.gate, self.text.gate)  # see `live.consistent`
         self._origin = origin
         self._new = 0
-        self._words = True  # as far as is known, somebody searches for them
+        self._words = False  # as far as is known, nobody searches for them
         self._thread: threading.Thread | None = None
 
     def written(self, state: State, documents: list[str | None] | None, metadatas: list[str]) -> None:
         """What was stored in the last rows of `state`. Columns and words follow, if they are in use or will be."""
         count = len(metadatas)
-        size = 64 * count + sum(map(len, metadatas))
-        self.columns.given.put(state.id, state.next_row - count, metadatas, size)
+        if self.columns.in_use or state.next_row >= live.WORTH_PUBLISHING:
+            size = 64 * count + sum(map(len, metadatas))
+            self.columns.given.put(state.id, state.next_row - count, metadatas, size)
         if documents is not None and (self._words or self.text.in_use):
             size = 64 * count + sum(len(document) for document in documents if document is not None)
             self.text.given.put(state.id, state.next_row - count, documents, size)
