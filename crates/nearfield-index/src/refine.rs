@@ -8,10 +8,10 @@ use nearfield_kernels::{BLOCK, Kernels, Metric, prefetch};
 use crate::scan::{Candidate, Rows};
 use crate::vectors::Vectors;
 
-/// Vectors asked for ahead of the one that is read: after a scan, which soon comes to an end, and after a walk, all of
-/// whose finds are read.
+/// Vectors asked for ahead of the one that is read. More at once keep each other waiting, unless all of them together
+/// are no more than so many cache lines.
 const AHEAD: usize = 2;
-const AHEAD_OF_WALKED: usize = 32;
+const AT_ONCE: usize = 128;
 
 /// Vectors in full, and their norms (cosine only).
 pub(crate) struct Full<'a> {
@@ -85,7 +85,7 @@ pub(crate) fn best(
     }
     promising.retain(|(upper, _)| *upper >= bar);
     promising.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    settle(kernels, full, (query.0, query.1, Some(query.2)), &promising, AHEAD, k)
+    settle(kernels, full, (query.0, query.1, Some(query.2)), &promising, k)
 }
 
 /// Whether looking at the 8-bit codes of so many rows first touches a quarter fewer cache lines than reading all of them in
@@ -109,7 +109,7 @@ pub(crate) fn walked(
         promising.extend(candidates.iter().map(|candidate| (candidate.upper, candidate.row)));
         promising[found.len()..].sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     }
-    settle(kernels, full, (query, norm, beside.map(|(_, code)| code)), &promising, AHEAD_OF_WALKED, k)
+    settle(kernels, full, (query, norm, beside.map(|(_, code)| code)), &promising, k)
 }
 
 /// The rank of a row, or an interval that holds it.
@@ -127,13 +127,14 @@ fn settle(
     full: &Full,
     query: (&[f32], f64, Option<&QueryCode>),
     promising: &[(f32, u32)],
-    ahead: usize,
     k: usize,
 ) -> (Vec<Ranked>, usize) {
     let (query, query_norm, code) = query;
     let mut judged: Vec<Judged> = Vec::with_capacity(promising.len());
     let mut kth = KthLargest::new(k);
     let mut bar = KthLargest::LOWEST;
+    let lines = promising.len() * query.len().div_ceil(16);
+    let ahead = if lines <= AT_ONCE { promising.len() } else { AHEAD };
     for &(_, row) in promising.iter().take(ahead) {
         full.fetch(row);
     }
