@@ -35,7 +35,7 @@ class Folder:
 
 def traced(command: list[str], trace: Path) -> None:
     """Run a command under strace."""
-    strace = ["strace", "-f", "-y", "-xx", "-s", "10000000", "-e", f"trace={CALLS}", "-o", str(trace)]
+    strace = ["strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", "10000000", "-e", f"trace={CALLS}", "-o", str(trace)]
     subprocess.run([*strace, sys.executable, *command], check=True, timeout=300, stdout=subprocess.DEVNULL)
 
 

@@ -188,7 +188,7 @@ def full_at_writes(tmp_path: Path, calls: dict[str, Iterable[int]]) -> None:
         path = tmp_path / f"{call}-{number}"
         path.mkdir()
         made = filled(path / "x.nf")
-        strace = ["strace", "-f", "-e", f"trace={call}", "-o", str(path / "trace")]
+        strace = ["strace", "-f", "--seccomp-bpf", "-e", f"trace={call}", "-o", str(path / "trace")]
         strace += ["-e", f"inject={call}:error=ENOSPC:when={number}"]
         command = [sys.executable, "-c", FULL, str(path / "x.nf"), str(path / "b.nf"), str(Path(__file__).parent)]
         run = subprocess.run(
@@ -348,7 +348,7 @@ os._exit(0)
 def test_the_disk_is_synced_before_a_write_is_acknowledged(tmp_path: Path, durability: str) -> None:
     """Counted in the system calls, not assumed."""
     trace = tmp_path / "trace"
-    strace = ["strace", "-f", "-y", "-e", "trace=fsync,fdatasync,write,rename", "-o", str(trace)]
+    strace = ["strace", "-f", "--seccomp-bpf", "-y", "-e", "trace=fsync,fdatasync,write,rename", "-o", str(trace)]
     command = [*strace, sys.executable, "-c", WRITER, str(tmp_path / "x.nf"), durability]
     subprocess.run(command, capture_output=True, check=True, timeout=120)
     calls = trace.read_text().split('"BEGIN"', 1)[1]
