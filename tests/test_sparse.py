@@ -327,7 +327,7 @@ def test_rows_passed_over_in_groups_are_none_of_the_best(count: int) -> None:
     alive = np.ones(count, bool)
     alive[gone] = False
     n, mean = int(alive.sum()), lengths[alive].mean()
-    for query in ["w0 w1 w2", "w3", "w1 w9 w20 w35", "w30 w31 w0", "w2 w2 w5 w6 w7 w8 w39"]:
+    for query in ["w0 w1 w2", "w3", "w37", "w1 w9 w20 w35", "w30 w31 w0", "w2 w2 w5 w6 w7 w8 w39"]:
         scores = np.zeros(count)
         for word in query.split():
             tf = counts[:, int(word[1:])].astype(np.float64)

@@ -35,6 +35,7 @@ pub mod kind;
 pub mod lsh;
 mod mapped;
 mod maxscore;
+mod one_term;
 mod partition;
 mod plan;
 pub mod pool;

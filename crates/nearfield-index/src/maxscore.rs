@@ -167,7 +167,7 @@ pub(crate) struct List<'a> {
     /// No posting adds more.
     pub top: f64,
     /// Turns stored maxima into bounds of what a posting adds.
-    scale: f64,
+    pub scale: f64,
     /// The first posting, the first one not passed yet, and the end of all.
     pub start: usize,
     pub at: usize,
@@ -241,6 +241,9 @@ impl<I: Impacts> Search<'_, I> {
         SCRATCH.with_borrow_mut(|scratch| {
             if let Some(rows) = self.within.listed {
                 return self.look_up(rows, &mut lists, best, work, scratch);
+            }
+            if let ([list], true) = (&lists[..], self.positive) {
+                return self.one_term(list, best, work);
             }
             scratch.sums.resize(WINDOW, 0);
             let unit = lists.iter().map(|list| list.top).sum::<f64>() / MOST;
