@@ -165,6 +165,9 @@ def test_a_passage_knows_its_page_and_its_section(folder: Path, docs: nf.Collect
     }
     assert pages == {"First page here.": 1, "Second page here.": 2}
     nf.index_folder(docs, folder)
+    (both,) = (record.metadata for record in docs.get() if record.id.startswith(f"{folder}/c.pdf"))
+    assert (both["page"], both["last_page"]) == (1, 2)
+    assert any("c.pdf, pages 1-2, characters" in source.place for source in docs.ask("second page", k=20).sources)
     sections = {record.metadata.get("section") for record in docs.get() if "a.md" in record.id}
     assert sections == {"Cats"}
 

@@ -29,10 +29,18 @@ class Citation:
     metadata: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
+    def pages(self) -> str:
+        """`page 3`, or `pages 3-4` where the passage ends on another (the metadata field `last_page`); else nothing."""
+        if self.page is None:
+            return ""
+        last = self.metadata.get("last_page", self.page)
+        return f"page {self.page}" if last == self.page else f"pages {self.page}-{last}"
+
+    @property
     def place(self) -> str:
         """Where the passage stands: `notes/pets.md, page 3, characters 120-480`; its id when no source is known."""
         parts = [self.source or self.id]
-        parts += [f"page {self.page}"] if self.page is not None else []
+        parts += [self.pages] if self.pages else []
         parts += [f"characters {self.start}-{self.end}"] if self.start is not None and self.end is not None else []
         return ", ".join(parts)
 

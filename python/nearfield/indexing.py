@@ -289,6 +289,8 @@ def _entries(
             for offset, facts in document.marks:
                 if offset <= passage.start:
                     own |= facts
+                elif offset < passage.end and "page" in facts:
+                    own["last_page"] = facts["page"]
             metadata = {**document.metadata, **own, "hash": f"{digest}-{total}"}
             entries.append((f"{document.id}#{number}", passage.text, metadata))
     return entries

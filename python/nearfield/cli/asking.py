@@ -61,7 +61,7 @@ def show(stream: AnswerStream) -> Answer:
     screen.out.print("\n" if answer.citations else "")
     for source in answer.citations:
         line = Text(f"[{source.number}] {screen.place(source)}", style="cyan", overflow="fold")
-        line.append(f", page {source.page}" if source.page is not None else "")
+        line.append(f", {source.pages}" if source.pages else "")
         known_place = source.start is not None and source.end is not None
         line.append(f", characters {source.start}-{source.end}" if known_place else "")
         screen.out.print(line.append(f"  {source.score:.2f}", style="dim"))
