@@ -67,8 +67,8 @@ impl Swept {
                 _ => true,
             }
         };
-        tells(&self.sample, 3 * plan.wanted / SAMPLED + 1, plan.k / SAMPLED)
-            && (tells(&self.nodes, plan.wanted, plan.k - 1) || self.nodes.len() <= plan.wanted)
+        tells(&self.sample, 3 * plan.wanted / SAMPLED + 1, plan.kth() / SAMPLED)
+            && (tells(&self.nodes, plan.wanted, plan.kth()) || self.nodes.len() <= plan.wanted)
     }
 }
 

@@ -39,7 +39,7 @@ const HELD_OUT: usize = 1024;
 pub(crate) const TARGETS: [f64; 7] = [0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998];
 
 /// Numbers of answers for which the width of walks is measured.
-pub(crate) const DEPTHS: [usize; 2] = [10, 100];
+pub(crate) const DEPTHS: [usize; 4] = [1, 10, 30, 100];
 
 /// The recall where the caller does not say.
 pub const DEFAULT_RECALL: f64 = 0.95;
@@ -116,6 +116,17 @@ pub(crate) struct Plan<'a> {
     /// Rows in the graph that may be answered.
     pub inside: usize,
     pub k: usize,
+}
+
+/// Of so many of the nearest keys the last is trusted, however few answers are wanted: the least of many keys is the one
+/// that flatters its row most.
+const TRUSTED: usize = 4;
+
+impl Plan<'_> {
+    /// The place of the key that others are measured by.
+    pub fn kth(&self) -> usize {
+        self.k.max(TRUSTED) - 1
+    }
 }
 
 /// Candidates of a walk of this width that may get a second look, for `k` answers.
@@ -274,7 +285,7 @@ impl Hnsw {
         let mut widths = [[0; TARGETS.len()]; DEPTHS.len()];
         for (&k, widths) in DEPTHS.iter().zip(&mut widths) {
             // Many answers a query tell as much with fewer queries.
-            let asked = asked.len().div_ceil(if k > DEPTHS[0] { 4 } else { 1 });
+            let asked = asked.len().div_ceil(if k > 10 { 4 } else { 1 });
             let queries = &queries[..asked * flat.dimension];
             let mut reached = 0;
             let (mut width, mut before) = (k.max(8), (0.0, 0.0));
@@ -337,7 +348,8 @@ impl Hnsw {
         let asked = (queries.len() / flat.dimension) as f64;
         let mean = found.into_inner() as f64 / asked;
         let error = ((squares.into_inner() as f64 / asked - mean * mean).max(0.0) / asked).sqrt();
-        (mean - error * CAUTION) / k as f64
+        let caution = if k == 1 { 2.0 * CAUTION } else { CAUTION }; // all or nothing: such a sample tells least
+        (mean - error * caution) / k as f64
     }
 
     /// Walks for one query; the best rows, and how many were read in full.
@@ -426,7 +438,7 @@ impl Hnsw {
         // Where keys are no distances, nobody knows what they may be off by: more for rows of large norm, the likely answers.
         let otherwise = plan.k + plan.k / 2 + 8 + plan.reach.width / 8;
         let likely = |nearest: &[(f32, u32)], error: f32, otherwise: usize| {
-            let Some(&(kth, _)) = nearest.get(plan.k - 1) else { return nearest.len() };
+            let Some(&(kth, _)) = nearest.get(plan.kth()) else { return nearest.len() };
             let most = query.behind(kth, plan.margin * error);
             match most.is_finite() {
                 true => nearest.partition_point(|(key, _)| *key <= most),
@@ -471,8 +483,9 @@ impl Hnsw {
                 None => f64::from(widths[TARGETS.len() - 1]) * (1.0 - TARGETS[TARGETS.len() - 1]) / (1.0 - recall),
             }
         };
-        let (low, high) = (at(&graph.widths[0]), at(&graph.widths[1]));
-        let [shallow, deep] = DEPTHS.map(|depth| depth as f64);
+        let part = DEPTHS.iter().rposition(|depth| *depth < k).unwrap_or(0).min(DEPTHS.len() - 2);
+        let (low, high) = (at(&graph.widths[part]), at(&graph.widths[part + 1]));
+        let [shallow, deep] = [DEPTHS[part], DEPTHS[part + 1]].map(|depth| depth as f64);
         let share = (k as f64 - shallow).max(0.0) / (deep - shallow);
         ((low + share * (high - low)).ceil() as usize).max(k)
     }

@@ -217,7 +217,8 @@ impl Hnsw {
         let request = Request { threads, ..Request::new(&queries, deepest) };
         let truth = flat.search_listed(Some(&linked), &request).expect("nothing interrupts it");
         let truth = (&truth.ids[..], &truth.scores[..], deepest);
-        for (place, k) in DEPTHS.iter().map(|k| (*k).min(linked.len())).enumerate() {
+        let before = graph.widths;
+        for (place, k) in DEPTHS.iter().map(|k| (*k).min(linked.len())).enumerate().skip(1) {
             let widest = widest(linked.len(), k);
             let mut curve: Vec<(f64, f64)> = Vec::new();
             for width in graph.widths[place].map(|width| (width as usize).clamp(k, widest)) {
@@ -230,6 +231,12 @@ impl Hnsw {
                 let wanted = moved(&curve, target).ceil() as usize;
                 *width = if wanted > widest { linked.len() } else { wanted.max(k.max(8)) } as u32;
             }
+        }
+        // So few queries of one answer each tell little: its widths move as those for the next depth.
+        let [first, next, ..] = &mut graph.widths;
+        for ((first, next), before) in first.iter_mut().zip(next).zip(before[1]) {
+            let moved = f64::from(*first) * f64::from(*next) / f64::from(before.max(1));
+            *first = (moved.ceil() as u32).clamp(8, linked.len().max(8) as u32);
         }
     }
 

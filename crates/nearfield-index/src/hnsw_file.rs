@@ -10,13 +10,16 @@ use nearfield_kernels::quantize::Frame;
 
 use crate::codec::{Reader, Writer};
 use crate::flat::Flat;
-use crate::hnsw::{Graph, Hnsw, Widths};
+use crate::hnsw::{DEPTHS, Graph, Hnsw, TARGETS, Widths};
 use crate::hnsw_change::Change;
 use crate::walk::{Level, Links, NONE, WIDEST};
 use crate::{Error, Result};
 
 /// The place of this kind in index files.
 pub(crate) const KIND: u32 = 1;
+
+/// Numbers of answers that widths were measured for by versions that did not say how many.
+const OLD_DEPTHS: usize = 2;
 
 /// Numbers in the section that says what has happened to a graph since it was built.
 const CHANGES: usize = 6;
@@ -41,7 +44,7 @@ impl Hnsw {
             for (place, size) in shape.iter_mut().zip(sizes.into_iter().chain([covered, graph.level.width])) {
                 *place = size as u64;
             }
-            shape[7] = (graph.guide.planes.count() + 16 * CHANGES) as u64;
+            shape[7] = (graph.guide.planes.count() + 16 * CHANGES + 256 * DEPTHS.len()) as u64;
             shape[6] = self.renumbered(&graph.outside).filter(|row| *row != NONE).count() as u64;
         }
         file.section(b"shape   ", SHAPE, shape.into_iter(), u64::to_le_bytes)?;
@@ -113,7 +116,7 @@ impl Hnsw {
 fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> {
     let wrong = |file: &Reader| -> Error { file.corrupt("its graph does not fit together") };
     let [nodes, lines, outputs, levels, covered, width, outside, kept] = shape.try_into().expect("read as eight");
-    let (planes, changes) = (kept % 16, kept / 16);
+    let (planes, changes, depths) = (kept % 16, kept / 16 % 16, kept / 256);
     let [dimension, rows] = [flat.dimension, flat.ids.rows()];
     let long = dimension.div_ceil(64);
     let is_old = planes == 0; // earlier versions kept all codes whole
@@ -132,8 +135,21 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
     let frame = Frame::from_parts(flat.metric, centre, units[0]);
     let guide = Guide { lines, planes, frame, projection, scale: units[1] as f32, bias: units[2] as f32, errors };
     let mut widths = Widths::default();
-    let read = file.section(b"widths  ", widths.as_flattened().len(), u32::from_le_bytes)?;
-    widths.as_flattened_mut().copy_from_slice(&read);
+    let depths = if depths == 0 { OLD_DEPTHS } else { depths };
+    if depths != OLD_DEPTHS && depths != DEPTHS.len() {
+        return Err(wrong(file));
+    }
+    let read = file.section(b"widths  ", depths * TARGETS.len(), u32::from_le_bytes)?;
+    if depths == OLD_DEPTHS {
+        // Earlier versions measured for 10 and for 100 answers.
+        for (i, (low, high)) in read.iter().zip(&read[TARGETS.len()..]).enumerate() {
+            let share = (DEPTHS[2] - DEPTHS[1]) as f64 / (DEPTHS[3] - DEPTHS[1]) as f64;
+            let between = f64::from(*low) + share * (f64::from(*high) - f64::from(*low));
+            [widths[0][i], widths[1][i], widths[2][i], widths[3][i]] = [*low, *low, between.ceil() as u32, *high];
+        }
+    } else {
+        widths.as_flattened_mut().copy_from_slice(&read);
+    }
     let of_nodes = file.section(b"nodes   ", nodes, u32::from_le_bytes)?;
     let outside = file.section(b"outside ", outside, u32::from_le_bytes)?;
     let coarse = file.section(b"guide   ", nodes.saturating_mul(lines), Line)?;

@@ -1,0 +1,169 @@
+"""Recall as the knob: whether queries that no index has seen find as much as was asked for, and at what speed.
+
+    python benchmarks/recall.py                            # every data set that is at hand, hnsw; some minutes
+    python benchmarks/recall.py --data minilm --kinds hnsw ivf ivf_pq lsh
+    python benchmarks/recall.py --churn                    # the same after all rows were replaced
+
+For each data set and k the recall asked for is swept finely. *Reached* is the share of the true answers found, on the
+average over held-out queries. *Speed* is the queries a second at the recall asked for (one thread, one at a time),
+divided by those of the best fixed setting: the fastest of all settings swept whose recall on these same queries is the
+one asked for, as one who knows the answers would choose it. Settings take turns; a time is the median of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import data
+import machine
+import nearfield as nf
+
+HERE = Path(__file__).parent
+IR = data.SHARED / "ir"
+TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
+SWEPT = (0.7, 0.75, 0.8, 0.83, 0.86, 0.88, 0.9, 0.915, 0.93, 0.94, 0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.99, 0.993)
+SWEPT += (0.995, 0.9965, 0.998, 0.999)
+
+
+class Data(NamedTuple):
+    metric: Any
+    rows: data.Rows
+    queries: data.Rows
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", help="default: all that are at hand")
+    parser.add_argument("--kinds", nargs="+", default=["hnsw"])
+    parser.add_argument("--k", type=int, nargs="+", default=[1, 10, 30, 100])
+    parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for the build")
+    parser.add_argument("--churn", action="store_true", help="replace all rows first, a fiftieth at a time")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "nearfield-bench")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/recall.json, or recall-churn.json")
+    return parser.parse_args()
+
+
+def sets(wanted: list[str] | None, queries: int, cache: Path) -> Iterator[tuple[str, Data]]:
+    """Name and data; what is not at hand is left out."""
+    made = {
+        "made, cosine": lambda: Data("cosine", *data.clustered(100_000, queries, 256)[:2]),
+        "made, l2": lambda: _moved(queries),
+        "made, dot": lambda: _scaled(queries),
+    }
+    if data.REAL.exists():
+        made["minilm"] = lambda: Data("cosine", *data.real(69_000, queries)[:2])
+    if data.SIFT.exists():
+        made["sift"] = lambda: _sift(queries)
+    for folder in sorted(IR.glob("*")):
+        made[f"ir {folder.name}"] = lambda name=folder.name: _ir(name, queries, cache)
+    for name in wanted or made:
+        yield name, made[name]()
+
+
+def _moved(queries: int) -> Data:
+    """Vectors of different lengths, far from the origin."""
+    rows, asked, _ = data.clustered(50_000, queries, 96, seed=1)
+    rng = np.random.default_rng(2)
+    return Data("l2", *(part * rng.uniform(0.5, 2, (len(part), 1)).astype(np.float32) + 3 for part in (rows, asked)))
+
+
+def _scaled(queries: int) -> Data:
+    """Rows whose lengths are log-normal: 95 % of them between 0.55 and 1.8."""
+    rows, asked, _ = data.clustered(50_000, queries, 128, seed=3)
+    return Data("dot", rows * np.random.default_rng(4).lognormal(0, 0.3, (len(rows), 1)).astype(np.float32), asked)
+
+
+def _sift(queries: int) -> Data:
+    rows, asked = (np.load(data.SIFT / f"{part}_u8.npy").astype(np.float32) for part in ("base", "queries"))
+    return Data("l2", rows, asked[:queries])
+
+
+def _ir(name: str, queries: int, cache: Path) -> Data:
+    """Documents and the questions people asked about them, encoded once by the local model."""
+    path = cache / f"ir-{name}.npz"
+    if not path.exists():
+        from nearfield.embed import resolve
+
+        model = resolve("default")
+        texts = [
+            [f"{one.get('title', '')} {one['text']}".strip() for one in map(json.loads, (IR / name / file).open())]
+            for file in ("corpus.jsonl", "queries.jsonl")
+        ]
+        cache.mkdir(parents=True, exist_ok=True)
+        np.savez(path, train=model.encode_documents(texts[0]), test=model.encode_queries(texts[1]))
+    with np.load(path) as arrays:
+        return Data("cosine", arrays["train"], arrays["test"][:queries])
+
+
+def replaced(index: nf.Index, rows: data.Rows) -> None:
+    """Fill the index with the first half of the rows, then replace these by the other half, in a random order."""
+    half = len(rows) // 2
+    ids = np.random.default_rng(5).permutation(index.add(rows[:half]))
+    for old, new in zip(np.array_split(ids, 50), np.array_split(rows[half : 2 * half], 50), strict=True):
+        index.remove(old)
+        index.add(new)
+
+
+def recall(scores: NDArray[np.float32], worst: NDArray[np.float32]) -> float:
+    """Of equal rows any is right: what scores as the k-th best does, or better."""
+    return float((scores >= worst).mean())
+
+
+def measured(index: nf.Index, asked: data.Rows, k: int, rounds: int) -> dict[str, Any]:
+    truth = index.search(asked, k, exact=True)[1]
+    found, times = {}, {setting: [] for setting in SWEPT}
+    for number in range(rounds):
+        for setting in (*SWEPT[number * 7 :], *SWEPT[: number * 7]):
+            began = time.perf_counter()
+            answers = [index.search(query, k, recall=setting) for query in asked]
+            times[setting].append((time.perf_counter() - began) / len(asked))
+            found[setting] = recall(np.array([scores for _, scores in answers]), truth[:, -1:])
+    seconds = {setting: statistics.median(times[setting]) for setting in SWEPT}
+    lines = {}
+    for target in TARGETS:
+        report = index.search(asked[0], k, recall=target, report=True)[2]
+        enough = [seconds[setting] for setting in SWEPT if found[setting] >= target]
+        lines[str(target)] = {
+            "reached": round(found[target], 4),
+            "speed": round(min(enough) / seconds[target], 3) if enough else None,
+            "microseconds": round(1e6 * seconds[target], 1),
+            "way": report.plan,
+            "effort": report.effort,
+        }
+    return lines
+
+
+def main() -> None:
+    options = arguments()
+    output = options.output or HERE / "results" / ("recall-churn.json" if options.churn else "recall.json")
+    table: list[dict[str, Any]] = []
+    for name, (metric, rows, asked) in sets(options.data, options.queries, options.cache):
+        for kind in options.kinds:
+            index = nf.Index(rows.shape[1], metric, kind=kind, threads=options.threads)
+            replaced(index, rows) if options.churn else index.add(rows)
+            index.threads = 1
+            for k in options.k:
+                line = {"data": name, "metric": metric, "rows": len(index), "dimension": rows.shape[1], "kind": kind}
+                line |= {"k": k, "queries": len(asked), "targets": measured(index, asked, k, options.rounds)}
+                table.append(line)
+                cells = (f"{one['reached']:.3f} ({one['speed'] or 0:.2f})" for one in line["targets"].values())
+                print(f"| {name} | {kind} | {k} | {' | '.join(cells)} |", flush=True)
+    about = {"processor": machine.processor(), "commit": machine.commit(), "load": machine.load(), **nf.build_info()}
+    output.write_text(json.dumps({"about": about, "table": table}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
