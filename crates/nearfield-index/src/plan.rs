@@ -43,6 +43,15 @@ pub(crate) fn scan(rows: usize, together: bool, dimension: usize, queries: usize
     rows as f64 * (row + number * dimension as f64)
 }
 
+/// So many rows that a structure names for a query, with what finding them takes: rows of lists, which lie together, or
+/// of buckets, which are scattered and named several times.
+pub(crate) fn named(rows: usize, scattered: bool, dimension: usize) -> f64 {
+    match scattered {
+        true => 3.0 * scan(rows, false, dimension, 1),
+        false => 2.0 * scan(rows, true, dimension, 1),
+    }
+}
+
 /// A sweep over so many nodes, for k answers.
 pub(crate) fn sweep(nodes: usize, lines: usize, k: usize) -> f64 {
     LOOK.0 + LOOK.1 * k as f64 + nodes as f64 * (SWEPT.0 + SWEPT.1 * lines as f64)

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use nearfield_kernels::kmeans::CentreQuery;
 use nearfield_kernels::pq::Table;
 use nearfield_kernels::quantize::{self, QueryCode};
-use nearfield_kernels::{BLOCK, Dots, Factors, Kernels, Line, Metric, kernels, prefetch};
+use nearfield_kernels::{BLOCK, Dots, Factors, Kernels, Line, Metric, kernels};
 
 use crate::allow::Allowed;
 use crate::codec::{Reader, Writer};
@@ -24,7 +24,7 @@ use crate::pool::each_job;
 use crate::refine::{self, Full, Ranked};
 use crate::scan::{Bar, Candidate, Found};
 use crate::walk::NONE;
-use crate::{Error, Result};
+use crate::{Error, Result, plan};
 
 /// Fewer rows than this are answered exactly: nothing would be faster.
 const FEWEST: usize = 1024;
@@ -44,15 +44,8 @@ const DEPTHS: [usize; 2] = [10, 100];
 /// Standard errors by which the recall of the held-out rows must exceed a target: they are a sample.
 const CAUTION: f64 = 0.5;
 
-/// Rows of an exact scan that take as long as one row of a structure: for one query, and for each of many.
-const SCAN_ONE: usize = 2;
-const SCAN_MANY: usize = 6;
-
 /// How many times as many rows are to be seen where few of those allowed are near the query.
 const AWAY: usize = 4;
-
-/// Queries from which on an exact scan serves many at once.
-const MANY: usize = 12;
 
 /// Queries that one thread takes at a time.
 const QUERIES_PER_JOB: usize = 4;
@@ -65,6 +58,8 @@ pub(crate) trait Structure: Debug + Send + Sync + Sized {
     /// Its code in files, and its name.
     const KIND: u32;
     const NAME: &'static str;
+    /// Whether the rows it names lie anywhere, or side by side.
+    const SCATTERED: bool = false;
     /// Made for these rows (in a random order), of which only the first `trained` are learnt from.
     fn build(flat: &Flat, rows: &[u32], trained: usize, threads: usize) -> Self;
     /// The effort that names every row.
@@ -166,11 +161,11 @@ impl Probe<'_> {
     /// Judges these rows.
     pub fn judge(&self, rows: &[u32], sight: &mut Sight) {
         let (flat, lines) = (self.flat, self.code.high.len());
-        let ask = |row: u32| (0..lines).for_each(|line| prefetch(&flat.codes, row as usize * lines + line));
-        rows.iter().take(AHEAD).for_each(|row| ask(*row));
+        let all = flat.rows(None);
+        rows.iter().take(AHEAD).for_each(|row| all.fetch(*row));
         for (i, &row) in rows.iter().enumerate() {
             if let Some(later) = rows.get(i + AHEAD) {
-                ask(*later);
+                all.fetch(*later);
             }
             let at = row as usize;
             let dot = (self.kernels.dot_codes)(&flat.codes[at * lines..(at + 1) * lines], &self.code.high);
@@ -399,12 +394,12 @@ impl<S: Structure> Probed<S> {
             let k = request.k.min(rows);
             let point = self.effort(made, k, recall)?;
             let queries = request.queries.len() / self.flat.dimension;
-            let cost = if queries < MANY { SCAN_ONE } else { SCAN_MANY };
             // Among rows allowed the answers lie farther apart, and these may lie where the query does not look first:
             // twice as many of them have to be seen as without a filter. To find them takes as long as to judge them.
             let filter = if allowed.is_some() { 2 } else { 1 };
             let least = point.scored as usize * filter;
-            let fits = k > 0 && least.saturating_mul(cost * filter) < rows;
+            let own = filter as f64 * plan::named(least, S::SCATTERED, self.flat.dimension);
+            let fits = k > 0 && own < plan::scan(rows, allowed.is_none(), self.flat.dimension, queries);
             fits.then_some((made, point, least))
         });
         match plan {
