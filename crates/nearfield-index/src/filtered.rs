@@ -22,7 +22,7 @@ pub(crate) const DEFAULT_RECALL: f64 = 0.99;
 
 /// A filtered walk goes as far as for this share of the misses: what may be answered lies where the filter puts it, not as
 /// the rows do that the widths were measured with.
-const MISSES: f64 = 0.4;
+const MISSES: f64 = 0.3;
 
 /// Of so many nodes a sweep looks at one first.
 const SAMPLED: usize = 16;
@@ -86,7 +86,8 @@ impl Hnsw {
         let together = flat.is_dense(allowed);
         let read = if together { flat.ids.rows() } else { allowed.count() };
         let scan = plan::scan(read, together, flat.dimension, count);
-        let sweep = plan::sweep(inside, graph.guide.lines, k) + plan::scan(beside.len(), false, flat.dimension, 1);
+        let extra = if beside.is_empty() { 0.0 } else { plan::scan(beside.len(), false, flat.dimension, 1) };
+        let sweep = extra + plan::sweep(inside, graph.guide.lines, k);
         // Where keys are no distances, nobody knows what they may be off by.
         let sweep = if is_adaptive { sweep } else { f64::INFINITY };
         let [deep, deepest] = plan::depth(k, inside, nodes);
@@ -94,7 +95,7 @@ impl Hnsw {
         let deep = if is_adaptive { deep } else { deepest };
         let width = self.width(graph, deep, recall).min(nodes);
         let reach = adaptive(flat.metric, width, deep);
-        let through = plan::walk(width, is_adaptive && reach.depth <= width);
+        let through = extra + plan::walk(width, is_adaptive && reach.depth <= width);
         let exactly = |request: &Request| flat.search_allowed(Some(allowed), request);
         if inside == 0 || scan < sweep.min(through) {
             return exactly(request);

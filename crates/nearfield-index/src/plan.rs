@@ -4,8 +4,13 @@
 //! Costs are counted in nanoseconds of one core of a server, a query. What matters is where they cross, and there a
 //! mistake costs little. They depend on counts alone, so the same request is answered the same way everywhere.
 
-/// A step of a walk, a node expanded: of the nodes of an adaptive walk's width about half are, of others all.
+/// A step of a walk, a node expanded: of the nodes of an adaptive walk's width about this share are, of others all.
 const STEP: f64 = 300.0;
+const SHARE: f64 = 0.4;
+
+/// What a walk and a scan take however far they go, for one query; the latter also for each of many.
+const WALK: f64 = 5_000.0;
+const SCAN: (f64, f64) = (8_000.0, 1_000.0);
 
 /// A row of a scan, and each of its dimensions: for one query, and for each of many, which share the reading.
 const SCAN_ONE: (f64, f64) = (3.0, 0.025);
@@ -17,10 +22,9 @@ const GATHER_ONE: (f64, f64) = (16.0, 0.014);
 /// Queries from which on a scan serves many at once.
 const MANY: usize = 12;
 
-/// A node of a sweep, and each line of its guide code; and what looking closer takes longer after a sweep than after a
-/// scan, in all and for each answer.
+/// A node of a sweep, and each line of its guide code; and what it takes beside, in all and for each answer.
 const SWEPT: (f64, f64) = (2.0, 7.0);
-const LOOK: (f64, f64) = (6_000.0, 300.0);
+const LOOK: (f64, f64) = (14_000.0, 300.0);
 
 /// Numbers (rows times dimension) that are scanned in a few milliseconds: up to here [`crate::Auto`] builds no graph.
 pub(crate) const GRAPH_FROM: usize = 1 << 26;
@@ -30,7 +34,7 @@ pub(crate) const EXACT_UP_TO: usize = 1 << 27;
 
 /// A walk of this width.
 pub(crate) fn walk(width: usize, is_adaptive: bool) -> f64 {
-    width as f64 * if is_adaptive { STEP / 2.0 } else { STEP }
+    WALK + width as f64 * STEP * if is_adaptive { SHARE } else { 1.0 }
 }
 
 /// A scan of so many rows, for one of so many queries; they lie together, or are gathered.
@@ -40,7 +44,8 @@ pub(crate) fn scan(rows: usize, together: bool, dimension: usize, queries: usize
         (true, false) => GATHER_ONE,
         (false, _) => SCAN_MANY,
     };
-    rows as f64 * (row + number * dimension as f64)
+    let fixed = if queries < MANY { SCAN.0 } else { SCAN.1 };
+    fixed + rows as f64 * (row + number * dimension as f64)
 }
 
 /// So many rows that a structure names for a query, with what finding them takes: rows of lists, which lie together, or
