@@ -106,7 +106,7 @@ impl Hnsw {
             sieve: Sieve::default(),
             timed: request.timed,
             wanted: looked_at(k, shallow).min(inside),
-            margin: margin(shallow),
+            margin: margin(shallow, flat.dimension),
             allowed: Some(allowed),
             swept: None,
             beside: &beside,

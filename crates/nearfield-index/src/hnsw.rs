@@ -134,9 +134,10 @@ pub(crate) fn looked_at(k: usize, width: usize) -> usize {
     (4 * width).min(8 * k + width / 4).max(k)
 }
 
-/// How far behind the k-th a candidate is still read in full, in units of the guide keys' usual error.
-pub(crate) fn margin(width: usize) -> f32 {
-    (0.9 + width as f32 / 256.0).min(4.0)
+/// How far behind the k-th a candidate is still read in full, in units of the guide keys' usual error: farther where reading
+/// it costs little.
+pub(crate) fn margin(width: usize, dimension: usize) -> f32 {
+    (0.8 + 64.0 / dimension as f32 + width as f32 / 256.0).min(4.0)
 }
 
 /// A pool of so many nodes costs more than reading all codes: what it does not reach is left to the scan.
@@ -326,7 +327,7 @@ impl Hnsw {
             sieve: Sieve::default(),
             timed: false,
             wanted,
-            margin: margin(width),
+            margin: margin(width, flat.dimension),
             allowed: None,
             swept: None,
             beside: &[],
@@ -518,7 +519,7 @@ impl Hnsw {
             sieve: Sieve::default(),
             timed: request.timed,
             wanted: looked_at(k, shallow).min(inside),
-            margin: margin(shallow),
+            margin: margin(shallow, flat.dimension),
             allowed: None,
             swept: None,
             beside: &beside,
