@@ -274,8 +274,7 @@ impl Flat {
         // The mean and the scale of the first rows may not suit the later ones: look again when there are many more.
         let retrain = self.framed == 0 || rows >= 4 * self.framed;
         if retrain && rows > 0 {
-            let row = |row| self.vectors.row(row);
-            self.frame = Frame::train_on(self.metric, self.dimension, rows, row, &self.norms);
+            self.frame = Frame::train_on(self.metric, self.dimension, rows, self.vectors.passing(), &self.norms);
             self.framed = rows;
             self.vectors.let_go(0..rows);
         }
@@ -502,7 +501,7 @@ impl Flat {
     pub(crate) fn write(&self, file: &mut Writer) -> Result<()> {
         let (ids, lines) = (self.ids(), quantize::lines(self.dimension));
         file.section(b"ids     ", ids.len(), ids.into_iter(), i64::to_le_bytes)?;
-        let vectors = self.live_rows().map(|row| self.vectors.row(row));
+        let vectors = self.live_rows().map(self.vectors.passing());
         file.rows(b"vectors ", self.len() * self.dimension, vectors)?;
         let norms: Vec<f64> = self.live_rows().filter_map(|row| self.norms.get(row)).copied().collect();
         file.section(b"norms   ", norms.len(), norms.into_iter(), f64::to_le_bytes)?;

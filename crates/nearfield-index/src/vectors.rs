@@ -5,6 +5,7 @@
 //! rows in a file a search reads a few, so they need no memory of their own: what the system keeps of them it takes back
 //! when it needs the room.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use crate::mapped::Mapped;
 
 /// Bytes of rows that are written to a file at once, at the least: fewer wait in memory for more.
 const SPILL: usize = 64 << 20;
+
+/// Rows that are let go together.
+const PASSING: usize = if cfg!(test) { 8 } else { 8192 };
 
 /// Where less than one row in so many of a file without a name is left, these are moved and the file is given up.
 const SPARSE: usize = 4;
@@ -241,6 +245,17 @@ impl Vectors {
         self.pieces.iter().filter_map(|piece| piece.numbers.mapped()).for_each(|mapped| mapped.in_order(yes));
     }
 
+    /// As `row`, for those who go through many rows in order: what is behind them is let go.
+    pub fn passing<'a>(&'a self) -> impl Fn(usize) -> &'a [f32] {
+        let behind = Cell::new(0);
+        move |row| {
+            if row / PASSING != behind.replace(row / PASSING) {
+                self.let_go(row.saturating_sub(row % PASSING + PASSING)..row);
+            }
+            self.row(row)
+        }
+    }
+
     /// Takes rows that were read in order out of this process's memory, as far as they stay in files.
     pub fn let_go(&self, rows: Range<usize>) {
         if rows.is_empty() {
@@ -313,6 +328,8 @@ mod tests {
                 }
                 assert_eq!(kept.rows(), plain.len());
                 assert!((0..plain.len()).all(|row| kept.row(row) == plain[row]));
+                let passing = kept.passing();
+                assert!((0..plain.len()).step_by(3).all(|row| passing(row) == plain[row]));
             }
             let (held, mapped) = kept.bytes();
             assert!(held + mapped >= 12 * plain.len() && (mapped > 0 || spill == usize::MAX));
