@@ -149,6 +149,7 @@ def measured(index: nf.Index, asked: data.Rows, k: int, rounds: int) -> dict[str
 def main() -> None:
     options = arguments()
     output = options.output or HERE / "results" / ("recall-churn.json" if options.churn else "recall.json")
+    about = {"processor": machine.processor(), "commit": machine.commit(), "load": machine.load(), **nf.build_info()}
     table: list[dict[str, Any]] = []
     for name, (metric, rows, asked) in sets(options.data, options.queries, options.cache):
         for kind in options.kinds:
@@ -161,8 +162,7 @@ def main() -> None:
                 table.append(line)
                 cells = (f"{one['reached']:.3f} ({one['speed'] or 0:.2f})" for one in line["targets"].values())
                 print(f"| {name} | {kind} | {k} | {' | '.join(cells)} |", flush=True)
-    about = {"processor": machine.processor(), "commit": machine.commit(), "load": machine.load(), **nf.build_info()}
-    output.write_text(json.dumps({"about": about, "table": table}, indent=1) + "\n")
+                output.write_text(json.dumps({"about": about, "table": table}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
