@@ -35,6 +35,9 @@ const FEWEST: usize = 1024;
 /// Rows that are held out of the graph while its recall is measured.
 const HELD_OUT: usize = 1024;
 
+/// The fewest of them that are asked for a width.
+const FEWEST_ASKED: usize = 96;
+
 /// Recalls for which the width of walks is measured.
 pub(crate) const TARGETS: [f64; 7] = [0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998];
 
@@ -285,14 +288,15 @@ impl Hnsw {
         let truth = (&truth.ids[..], &truth.scores[..], most);
         let mut widths = [[0; TARGETS.len()]; DEPTHS.len()];
         for (&k, widths) in DEPTHS.iter().zip(&mut widths) {
-            // Many answers a query tell as much with fewer queries.
-            let asked = asked.len().div_ceil(if k > 10 { 4 } else { 1 });
-            let queries = &queries[..asked * flat.dimension];
+            // Many answers a query tell as much with fewer queries. Rows without any order need pools of thousands, each
+            // costlier than all narrow ones together: fewer queries must do there as well.
+            let most = asked.len().div_ceil(if k > 10 { 4 } else { 1 });
+            let queries = |width: usize| &queries[..flat.dimension * most.min((most * 512 / width).max(FEWEST_ASKED))];
             let mut reached = 0;
             let (mut width, mut before) = (k.max(8), (0.0, 0.0));
             let widest = widest(nodes, k);
             while reached < TARGETS.len() {
-                let recall = self.reached(graph, queries, truth, (k.min(nodes), width), threads);
+                let recall = self.reached(graph, queries(width), truth, (k.min(nodes), width), threads);
                 while reached < TARGETS.len() && (recall >= TARGETS[reached] || width >= widest) {
                     // Recall rises ever more slowly, so between two widths it is above the line from one to the other.
                     let share = (TARGETS[reached] - before.1) / (recall - before.1);
