@@ -224,9 +224,10 @@ def test_products_of_vectors_of_any_length_are_found_by_a_walk(spread: float) ->
     right = np.argsort(-products, axis=1, kind="stable")[:, :10]
     walked = 0
     for target in (0.8, 0.9, 0.95, 0.98):
-        ids, scores, report = index.search(queries, 10, recall=target, report=True)
-        found = [len(set(a) & set(b)) / 10 for a, b in zip(ids.tolist(), right.tolist(), strict=True)]
+        # One at a time: a scan answers so many queries at once faster.
+        ids, scores, reports = zip(*(index.search(q, 10, recall=target, report=True) for q in queries), strict=True)
+        found = [len(set(a.tolist()) & set(b.tolist())) / 10 for a, b in zip(ids, right, strict=True)]
         assert np.mean(found) > target - 0.03
-        assert np.allclose(scores, np.take_along_axis(products, ids, axis=1), rtol=1e-5)
-        walked += not report.exact
+        assert np.allclose(scores, np.take_along_axis(products, np.array(ids), axis=1), rtol=1e-5)
+        walked += not any(report.exact for report in reports)
     assert walked >= 2

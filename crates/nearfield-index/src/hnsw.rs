@@ -442,27 +442,39 @@ impl Hnsw {
         let (guide, query) = (&graph.guide, &bench.guide.query);
         // Where keys are no distances, nobody knows what they may be off by: more for rows of large norm, the likely answers.
         let otherwise = plan.k + plan.k / 2 + 8 + plan.reach.width / 8;
-        let likely = |nearest: &[(f32, u32)], error: f32, otherwise: usize| {
-            let Some(&(kth, _)) = nearest.get(plan.kth()) else { return nearest.len() };
+        let most = |kth: f32, error: f32| {
             let most = query.behind(kth, plan.margin * error);
-            match most.is_finite() {
-                true => nearest.partition_point(|(key, _)| *key <= most),
-                false => otherwise,
-            }
+            most.is_finite().then_some(most)
         };
+        let nearest = &mut bench.nearest;
         let halves = guide.planes == Planes::Four;
-        bench.nearest.truncate(likely(&bench.nearest, guide.errors[0], otherwise * if halves { 3 } else { 1 }));
-        let looked = bench.nearest.len();
+        if let Some(&(kth, _)) = nearest.get(plan.kth()) {
+            nearest.truncate(match most(kth, guide.errors[0]) {
+                Some(most) => nearest.partition_point(|(key, _)| *key <= most),
+                None => otherwise * if halves { 3 } else { 1 },
+            });
+        }
+        let looked = nearest.len();
         if halves {
-            for (_, node) in &bench.nearest {
+            for (_, node) in &*nearest {
                 (0..guide.lines).for_each(|line| prefetch(&graph.codes.fine, *node as usize * guide.lines + line));
             }
-            for (_, node) in &bench.nearest {
+            for (_, node) in &*nearest {
                 prefetch(&graph.rows, *node as usize);
             }
-            guide.fine_keys(kernels, &graph.codes, &mut bench.nearest, query);
-            bench.nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            bench.nearest.truncate(likely(&bench.nearest, guide.errors[1], otherwise));
+            guide.fine_keys(kernels, &graph.codes, nearest, query);
+            let by_key = |a: &(f32, u32), b: &(f32, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+            if plan.kth() < nearest.len() {
+                let (_, &mut (kth, _), _) = nearest.select_nth_unstable_by(plan.kth(), by_key);
+                match most(kth, guide.errors[1]) {
+                    Some(most) => nearest.retain(|(key, _)| *key <= most),
+                    None if otherwise < nearest.len() => {
+                        nearest.select_nth_unstable_by(otherwise, by_key);
+                        nearest.truncate(otherwise);
+                    }
+                    None => {}
+                }
+            }
         }
         looked
     }

@@ -22,15 +22,18 @@ type Found<'py> = (Bound<'py, PyArrayDyn<i64>>, Bound<'py, PyArrayDyn<f32>>, Opt
 /// Many threads may search at once; adding and removing wait for them. The lock is only ever waited for without the
 /// GIL: a search holds the lock and takes the GIL now and then to look for Ctrl-C.
 #[pyclass(module = "nearfield._native", frozen)]
-pub(crate) struct Index(RwLock<Box<dyn Kind>>);
+pub(crate) struct Index {
+    kind: RwLock<Box<dyn Kind>>,
+    dimension: usize,
+}
 
 impl Index {
     fn read<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&dyn Kind) -> T + Send) -> T {
-        py.detach(|| work(&**self.0.read().unwrap_or_else(PoisonError::into_inner)))
+        py.detach(|| work(&**self.kind.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
     fn write<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut dyn Kind) -> T + Send) -> T {
-        py.detach(|| work(&mut **self.0.write().unwrap_or_else(PoisonError::into_inner)))
+        py.detach(|| work(&mut **self.kind.write().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -62,7 +65,7 @@ impl Index {
         })?;
         let mut index = kind::create(kind, dimension, metric).map_err(raised)?;
         folder.iter().for_each(|folder| index.keep_in(folder));
-        Ok(Self(RwLock::new(index)))
+        Ok(Self { kind: RwLock::new(index), dimension })
     }
 
     #[staticmethod]
@@ -72,7 +75,8 @@ impl Index {
             folder.iter().for_each(|folder| index.keep_in(folder));
             if verify { index.vectors().verify().map(|()| index) } else { Ok(index) }
         };
-        Ok(Self(RwLock::new(py.detach(load).map_err(raised)?)))
+        let index = py.detach(load).map_err(raised)?;
+        Ok(Self { dimension: index.vectors().dimension(), kind: RwLock::new(index) })
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
@@ -85,8 +89,8 @@ impl Index {
     }
 
     #[getter]
-    fn dimension(&self, py: Python<'_>) -> usize {
-        self.read(py, |index| index.vectors().dimension())
+    fn dimension(&self) -> usize {
+        self.dimension
     }
 
     #[getter]
@@ -225,7 +229,7 @@ impl Index {
             Err(_) => return Ok(None),
         };
         let shape = queries.shape();
-        let is_shaped = matches!(shape.len(), 1 | 2) && shape.last() == Some(&self.dimension(py));
+        let is_shaped = matches!(shape.len(), 1 | 2) && shape.last() == Some(&self.dimension);
         let is_ready = queries.is_c_contiguous() && queries.data().is_aligned();
         if !is_shaped || !is_ready || k == 0 || recall.is_some_and(|recall| !(recall > 0.0 && recall <= 1.0)) {
             return Ok(None);
