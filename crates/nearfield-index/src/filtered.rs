@@ -14,7 +14,7 @@ use nearfield_kernels::{Kernels, Metric};
 use crate::allow::Allowed;
 use crate::flat::{Answers, Request};
 use crate::hnsw::{Graph, Hnsw, Plan, looked_at, margin};
-use crate::walk::{NONE, Reach, Sieve, View, Walker, adaptive};
+use crate::walk::{NONE, Reach, Sieve, View, Walker, adaptive, depth};
 use crate::{Result, plan};
 
 /// The recall of a filtered search where the caller does not say.
@@ -126,7 +126,7 @@ impl Hnsw {
             let mut walk = walk;
             if is_adaptive {
                 // It is by the rows that may be answered that the walk ends.
-                let depth = (2 * deep.max(10) * inside).div_ceil(nodes).max(k);
+                let depth = (depth(deep) * inside).div_ceil(nodes).max(k);
                 walk.reach = Reach { width: 4 * width, depth, ..walk.reach };
                 (walk.sieve.budget, walk.sieve.patience) = plan::budget(scan.min(sweep));
                 walk.sieve.expanded = walk.reach.depth * 2;

@@ -55,12 +55,17 @@ pub(crate) fn entries(nodes: usize) -> usize {
     (nodes.isqrt() / 2).next_multiple_of(8).min(nodes)
 }
 
+/// By how many of the nearest nodes a walk for k answers ends.
+pub(crate) fn depth(k: usize) -> usize {
+    (7 * k.max(10)).div_ceil(5)
+}
+
 /// A walk for k answers that expands about as many nodes as one of this width on an average, fewer for easy queries
 /// and more for hard ones; the dot product is no distance, and its walks have a width. The slack is a matter of scale:
 /// which width gives which recall is measured.
 pub(crate) fn adaptive(metric: Metric, width: usize, k: usize) -> Reach {
     const SLACK: f32 = 0.016; // for twice the width of the depth
-    let depth = 2 * k.max(10);
+    let depth = depth(k);
     if width <= depth || metric == Metric::Dot {
         return Reach::wide(width);
     }
