@@ -20,7 +20,7 @@ use crate::walk::{Level, NONE, Reach, Walker};
 pub(crate) const DEGREE: usize = 32;
 
 /// Nodes that a point looks at for neighbours.
-const WIDTH: usize = 96;
+const WIDTH: usize = 80;
 
 /// Points of a batch that one thread takes at a time.
 const PER_JOB: usize = 16;
