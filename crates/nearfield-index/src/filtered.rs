@@ -13,8 +13,8 @@ use nearfield_kernels::{Kernels, Metric};
 
 use crate::allow::Allowed;
 use crate::flat::{Answers, Request};
-use crate::hnsw::{Graph, Hnsw, Plan, looked_at, margin};
-use crate::walk::{NONE, Reach, Sieve, View, Walker, adaptive, depth};
+use crate::hnsw::{Graph, Hnsw, Plan};
+use crate::walk::{NONE, Reach, View, Walker, adaptive, depth};
 use crate::{Result, plan};
 
 /// The recall of a filtered search where the caller does not say.
@@ -101,18 +101,8 @@ impl Hnsw {
             return exactly(request);
         }
         let shallow = self.width(graph, k, recall);
-        let walk = Plan {
-            reach,
-            sieve: Sieve::default(),
-            timed: request.timed,
-            wanted: looked_at(k, shallow).min(inside),
-            margin: margin(shallow, flat.dimension),
-            allowed: Some(allowed),
-            swept: None,
-            beside: &beside,
-            inside,
-            k,
-        };
+        let walk = Plan::new(flat.dimension, reach, (k, shallow), inside);
+        let walk = Plan { timed: request.timed, allowed: Some(allowed), beside: &beside, ..walk };
         let sweeping = |request: &Request| {
             let swept = Swept::of(graph, allowed);
             let plan = Plan { reach: Reach::wide(shallow), swept: Some(&swept), ..walk };

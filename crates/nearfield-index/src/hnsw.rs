@@ -126,6 +126,22 @@ pub(crate) struct Plan<'a> {
 const TRUSTED: usize = 4;
 
 impl Plan<'_> {
+    /// A walk among all rows, so many of which are in the graph, for `k` answers; one of this width reaches their recall.
+    pub fn new(dimension: usize, reach: Reach, (k, width): (usize, usize), inside: usize) -> Self {
+        Self {
+            reach,
+            sieve: Sieve::default(),
+            timed: false,
+            wanted: looked_at(k, width).min(inside),
+            margin: margin(width, dimension),
+            allowed: None,
+            swept: None,
+            beside: &[],
+            inside,
+            k,
+        }
+    }
+
     /// The place of the key that others are measured by.
     pub fn kth(&self) -> usize {
         self.k.max(TRUSTED) - 1
@@ -133,13 +149,13 @@ impl Plan<'_> {
 }
 
 /// Candidates of a walk of this width that may get a second look, for `k` answers.
-pub(crate) fn looked_at(k: usize, width: usize) -> usize {
+fn looked_at(k: usize, width: usize) -> usize {
     (4 * width).min(8 * k + width / 4).max(k)
 }
 
 /// How far behind the k-th a candidate is still read in full, in units of the guide keys' usual error: farther where reading
 /// it costs little.
-pub(crate) fn margin(width: usize, dimension: usize) -> f32 {
+fn margin(width: usize, dimension: usize) -> f32 {
     (0.8 + 64.0 / dimension as f32 + width as f32 / 256.0).min(4.0)
 }
 
@@ -325,19 +341,7 @@ impl Hnsw {
         let flat = &self.flat;
         let (found, squares) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let reach = adaptive(flat.metric, width, k);
-        let wanted = looked_at(k, width);
-        let plan = Plan {
-            reach,
-            sieve: Sieve::default(),
-            timed: false,
-            wanted,
-            margin: margin(width, flat.dimension),
-            allowed: None,
-            swept: None,
-            beside: &[],
-            inside: graph.linked,
-            k,
-        };
+        let plan = Plan::new(flat.dimension, reach, (k, width), graph.linked);
         let jobs = queries.chunks(flat.dimension).zip(ids.chunks(step)).zip(scores.chunks(step));
         each_job(threads, jobs, Bench::default, |bench, ((query, ids), scores)| {
             let worst = scores[..k].iter().copied().fold(f32::INFINITY, f32::min);
@@ -530,18 +534,8 @@ impl Hnsw {
             return flat.search_allowed(None, request);
         }
         let shallow = self.width(graph, k, recall);
-        let plan = Plan {
-            reach,
-            sieve: Sieve::default(),
-            timed: request.timed,
-            wanted: looked_at(k, shallow).min(inside),
-            margin: margin(shallow, flat.dimension),
-            allowed: None,
-            swept: None,
-            beside: &beside,
-            inside,
-            k,
-        };
+        let plan = Plan::new(flat.dimension, reach, (k, shallow), inside);
+        let plan = Plan { timed: request.timed, beside: &beside, ..plan };
         let (mut answers, starved) = self.walks(graph, request, &plan)?;
         answers.expected = recall;
         flat.rescue(request, &starved, &mut answers, |request| flat.search_allowed(None, request))?;

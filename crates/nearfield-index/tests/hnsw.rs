@@ -48,7 +48,9 @@ fn recall_reaches_what_was_asked_for_on_every_metric() {
                 assert!(got >= target - least, "{metric:?} {k}: {got} of {target}");
                 scanned.push(all.rows_scanned);
             }
-            assert!(scanned[0] < scanned[3], "effort does not grow with the recall asked for: {scanned:?}");
+            // The narrowest walk may reach .95 for one answer.
+            let more = if k == 1 { 3 } else { 2 };
+            assert!(scanned[0] < scanned[more], "effort does not grow with the recall asked for: {scanned:?}");
             let exact = graph.search(&Request { recall: Some(1.0), ..request(&queries, k) }).unwrap();
             assert_eq!((&exact.ids, &exact.scores, exact.exact), (&truth.ids, &truth.scores, true));
         }
