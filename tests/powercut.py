@@ -33,6 +33,14 @@ class Folder:
     disk: dict[str, File | Folder] = field(default_factory=dict)
 
 
+def can_trace() -> bool:
+    """Whether strace is there, and the system lets it watch other processes."""
+    try:
+        return not subprocess.run(["strace", "-f", "--seccomp-bpf", "true"], stderr=subprocess.DEVNULL).returncode
+    except OSError:
+        return False
+
+
 def traced(command: list[str], trace: Path) -> None:
     """Run a command under strace."""
     strace = ["strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", "10000000", "-e", f"trace={CALLS}", "-o", str(trace)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import textwrap
@@ -51,33 +50,31 @@ def same(one: nf.Index, other: nf.Index) -> bool:
 @posix
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ctrl_c_stops_a_long_search(threads: int) -> None:
-    """The search below takes far longer than the seconds granted here, on any processor."""
+    """It is interrupted after a tenth of the time that it would take, and has ended before half of that."""
     child = script(f"""
-        import numpy as np, nearfield as nf
+        import os, signal, threading, time, numpy as np, nearfield as nf
         rng = np.random.default_rng(0)
         index = nf.Index(384, threads={threads})
         rows = rng.standard_normal((100_000, 384), dtype=np.float32)
         index.add(rows)
-        before = index.search(rows[:3])
-        print("ready", flush=True)
+        begin = time.perf_counter()
+        before = index.search(rows[:1000])
+        whole = 100 * (time.perf_counter() - begin)
+        begin = time.perf_counter()
         try:
-            index.search(rows, 10)
-            print("it was not long enough", flush=True)
+            threading.Timer(whole / 10, os.kill, (os.getpid(), signal.SIGINT)).start()
+            index.search(rows)
+            print("not interrupted", flush=True)
         except KeyboardInterrupt:
-            print("stopped", flush=True)
-        after = index.search(rows[:3])
+            print("in time" if time.perf_counter() - begin < whole / 2 else "too late", flush=True)
+        after = index.search(rows[:1000])
         print(len(index) == 100_000 and all(np.array_equal(a, b) for a, b in zip(before, after)), flush=True)
     """)
     try:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n", child.communicate()[1]
-        time.sleep(0.5)
-        child.send_signal(signal.SIGINT)
-        output, trouble = child.communicate(timeout=3)
-        assert output == "stopped\nTrue\n", output + trouble
+        output, trouble = child.communicate(timeout=280)
+        assert output == "in time\nTrue\n", output + trouble
     finally:
         child.kill()
-        child.communicate()
 
 
 @posix
@@ -117,21 +114,23 @@ def test_other_threads_run_during_a_search() -> None:
     done = threading.Event()
 
     def tick() -> None:
-        while not done.is_set():
+        while not done.wait(0.001):
             ticks.append(time.perf_counter())
-            time.sleep(0.001)
+
+    def ran_in_the_middle() -> bool:
+        begin = time.perf_counter()
+        index.search(rows[:4000], 10)
+        end = time.perf_counter()
+        return any(begin + 0.25 * (end - begin) < t < end - 0.25 * (end - begin) for t in ticks)
 
     thread = threading.Thread(target=tick)
     thread.start()
-    try:
-        begin = time.perf_counter()
-        index.search(rows[:8000], 10)
-        end = time.perf_counter()
+    try:  # on a busy core the other thread may have to wait for its turn, but not every time
+        ran = any(ran_in_the_middle() for _ in range(50))
     finally:
         done.set()
         thread.join()
-    middle = [t for t in ticks if begin + 0.25 * (end - begin) < t < end - 0.25 * (end - begin)]
-    assert middle, "no other thread ran in the middle half of the search: the GIL was held"
+    assert ran, "no other thread ran in the middle half of any search: the GIL was held"
 
 
 def test_readers_see_whole_additions_only() -> None:

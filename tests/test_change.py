@@ -95,7 +95,7 @@ class Changing(RuleBasedStateMachine):
 
 
 TestChanging = Changing.TestCase
-TestChanging.settings = settings(max_examples=8, stateful_step_count=10, deadline=None)
+TestChanging.settings = settings(max_examples=8, stateful_step_count=10)
 
 
 def churned(threads: int, metric: nf.types.Metric = "l2") -> nf.Index:

@@ -336,7 +336,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_sequence_of_changes_agrees_with_a_dictionary() -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
-    run_state_machine_as_test(Model, settings=settings(max_examples=60, stateful_step_count=20, deadline=None))
+    run_state_machine_as_test(Model, settings=settings(max_examples=60, stateful_step_count=20))
 
 
 # -- embedders -------------------------------------------------------------------------------------------------------

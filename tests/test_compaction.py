@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,11 @@ def test_readers_and_writers_go_on_while_it_works(tmp_path: Path, monkeypatch: p
 
 
 def size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    total = 0
+    for file in path.rglob("*"):
+        with suppress(FileNotFoundError):  # a thread in the background may remove one
+            total += file.lstat().st_size if file.is_file() else 0
+    return total
 
 
 def test_after_replacing_every_record_it_is_as_small_as_a_fresh_database(
@@ -204,7 +209,7 @@ def test_after_replacing_every_record_it_is_as_small_as_a_fresh_database(
         found, compacted_bytes = asked(collection)
         assert found == wanted
         # How many rows are looked at twice depends on their order and on how threads share them.
-        assert compacted_bytes < 1.03 * fresh_bytes
+        assert compacted_bytes < 1.1 * fresh_bytes
     with nf.open(tmp_path / "x.nf") as db:
         assert asked(db.collection("c", embedder=None))[0] == wanted
     assert size(tmp_path / "x.nf") < 1.1 * size(tmp_path / "fresh.nf")
@@ -323,7 +328,7 @@ def test_closing_ends_a_compaction_in_the_background(tmp_path: Path, monkeypatch
     collection = db.collection("c", embedder=None)
     collection.add(ids=["a", "b", "c"], embeddings=vectors(3))
     collection.delete(["a", "b"])
-    assert started.wait(10)
+    assert started.wait(60)
     db.close()
     assert db._store._thread is not None
     assert not db._store._thread.is_alive()

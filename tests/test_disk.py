@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 import nearfield as nf
+import powercut
 from databases import DIMENSION, files, filled, intact, vectors
 from nearfield import schema, segments, transaction
 from nearfield.errors import AlreadyExists, DiskFull, ReadOnly, StorageError
 
-ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="strace is of Linux")
+TRACED = pytest.mark.skipif(not powercut.can_trace(), reason="strace is not there, or may not watch")
 IS_ROOT = sys.platform == "linux" and os.geteuid() == 0
 
 
@@ -169,13 +170,13 @@ print("good", flush=True)
 """
 
 
-@ON_LINUX
+@TRACED
 def test_a_disk_that_is_full_at_any_write(tmp_path: Path) -> None:
     """The system refuses one write, in every kind of work that writes, and no other."""
     full_at_writes(tmp_path, {"pwrite64": range(1, 760, 150), "write": (2, 5), "ftruncate": (1,)})
 
 
-@ON_LINUX
+@TRACED
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_a_disk_that_is_full_at_every_write(tmp_path: Path) -> None:
@@ -216,7 +217,8 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     mount = tmp_path / "disk"
     mount.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)]
-    subprocess.run(command, check=True)
+    if subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("this system lets root mount nothing; the tests above simulate a full disk")
     yield mount
     subprocess.run(["umount", str(mount)], check=True)
 
@@ -343,7 +345,7 @@ os._exit(0)
 """
 
 
-@ON_LINUX
+@TRACED
 @pytest.mark.parametrize("durability", ["full", "relaxed"])
 def test_the_disk_is_synced_before_a_write_is_acknowledged(tmp_path: Path, durability: str) -> None:
     """Counted in the system calls, not assumed."""

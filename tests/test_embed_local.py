@@ -92,7 +92,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> LocalEmbedder:
 words = st.lists(st.sampled_from(bert_oracle.VOCABULARY[4:]), min_size=1, max_size=10).map(" ".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(words, min_size=1, max_size=40))
 def test_neither_order_nor_company_nor_padding_changes_a_vector(tiny: LocalEmbedder, batch: list[str]) -> None:
     together = tiny.encode_documents(batch)

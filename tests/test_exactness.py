@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -20,9 +20,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 REAL = SHARED / "passages" / "vectors.f16.npy"
 
 Rows = NDArray[np.float32]
-properties = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+properties = settings(max_examples=EXAMPLES)
 dimensions = st.one_of(st.integers(1, 130), st.just(384))
 metrics = st.sampled_from(oracle.METRICS)
 threads = st.sampled_from([1, 2, 4])
@@ -214,7 +212,7 @@ def test_a_batch_answers_as_its_queries_do_one_by_one(metric: str, count: int) -
 
 
 @pytest.mark.soak
-@settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5000)
 @given(data=st.data(), metric=metrics, dimension=dimensions, k=st.integers(1, 80), threads=threads)
 def test_any_data_for_long(data: st.DataObject, metric: str, dimension: int, k: int, threads: int) -> None:
     rows = data.draw(rows_of(dimension, st.integers(1, 1000)))

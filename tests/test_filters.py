@@ -91,7 +91,7 @@ def selected(where: Any, metadatas: list[Any]) -> list[int]:
     return np.flatnonzero(mask).tolist()
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(metadatas=st.lists(METADATA, max_size=6), where=WHERE)
 def test_every_operator_agrees_with_the_oracle(metadatas: list[Any], where: Any) -> None:
     assert selected(where, metadatas) == [i for i, metadata in enumerate(metadatas) if matches(metadata, where)]
@@ -151,7 +151,7 @@ def test_the_documented_examples_mean_what_they_say() -> None:
     assert selected({"d": {"$gte": "2020-05"}}, days) == [0, 1, 2]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     documents=st.lists(st.none() | st.text(st.sampled_from("abAé'%_"), max_size=4), max_size=6),
     text=st.text(st.sampled_from("abAé'%_"), min_size=1, max_size=2),
@@ -176,7 +176,7 @@ def test_document_filters_agree_with_the_oracle(documents: list[str | None], tex
 # -- columns that change ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     metadatas=st.lists(METADATA, min_size=1, max_size=6),
     changes=st.lists(st.tuples(st.integers(0, 5), st.none() | METADATA), max_size=6),

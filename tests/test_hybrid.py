@@ -35,7 +35,7 @@ def legs(docs: nf.Collection, query: str, depth: int, **options: Any) -> dict[st
     return {mode: Ranking(*ranking([int(id) for id in hits.ids], hits.scores)) for mode, hits in found.items()}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join),
     st.integers(1, 60),

@@ -70,7 +70,7 @@ def step(collection: nf.Collection, what: str, number: int, text: str | None) ->
         collection.compact()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps)
 def test_answers_are_those_of_an_index_built_of_the_documents_of_now(
     changes: list[tuple[str, int, str | None]],

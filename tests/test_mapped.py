@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nearfield as nf
@@ -58,9 +58,7 @@ steps = st.lists(
 
 
 @pytest.mark.parametrize(("kind", "metric"), [("flat", "cosine"), ("hnsw", "l2"), ("ivf", "dot"), ("auto", "cosine")])
-@settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=8)
 @given(steps=steps)
 def test_whatever_happens_an_index_in_files_answers_as_one_in_memory(
     tmp_path: Path, kind: str, metric: Any, steps: list[tuple[str, int]]

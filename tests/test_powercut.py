@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nearfield.compaction.PIECE_ROWS", 6)
 
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="strace is of Linux")
+pytestmark = pytest.mark.skipif(not powercut.can_trace(), reason="strace is not there, or may not watch")
 
 
 def contents(db: nf.Database) -> Any:

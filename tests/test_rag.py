@@ -293,7 +293,7 @@ PARTS = st.sampled_from(
 
 @example(parts=["[", "[9]", "12", "]"], cuts=[])
 @example(parts=["[", "[9]", "a", "]"], cuts=[2])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(parts=st.lists(PARTS, max_size=12), cuts=st.lists(st.integers(0, 60), max_size=6))
 def test_however_an_answer_is_cut_the_same_is_shown(parts: list[str], cuts: list[int]) -> None:
     text = "".join(parts)

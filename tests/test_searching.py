@@ -108,7 +108,7 @@ def test_texts_as_examples(letters: nf.Collection) -> None:
     assert hits.query == "a b"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 4), st.integers(1, 45), st.integers(0, 10**6), st.sampled_from(["cosine", "dot", "l2"]))
 def test_several_vectors_count_by_the_best(count: int, k: int, seed: int, metric: str) -> None:
     collection, made = filled(40, metric=metric)
@@ -142,7 +142,7 @@ def test_wrong_examples_are_told(letters: nf.Collection) -> None:
 # -- groups ----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 3), st.integers(1, 12), st.integers(1, 20), st.integers(0, 10**6))
 def test_groups_never_cost_answers(k: int, size: int, groups: int, candidates: int, seed: int) -> None:
     """Also when the nearest candidates all belong to one group, the others are found."""

@@ -74,7 +74,7 @@ def check(index: nf.SparseIndex, texts: dict[int, list[str]], query: list[str], 
     assert set(ids[:count].tolist()) ^ set(best) <= close
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(
     kind=st.sampled_from(["bm25", "tfidf"]),
     batches=st.lists(st.tuples(documents, st.sets(st.integers(0, 60), max_size=12)), min_size=1, max_size=5),
@@ -98,7 +98,7 @@ def test_every_answer_is_the_one_of_scoring_all_documents_that_are_there(
         assert len(index) == len(texts)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(
     rows=st.lists(st.dictionaries(st.integers(0, 8), st.integers(-4, 4)), max_size=20),
     query=st.dictionaries(st.integers(0, 9), st.integers(-4, 4)),

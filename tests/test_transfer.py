@@ -73,7 +73,7 @@ def test_a_round_trip_changes_a_record(db: nf.Database, tmp_path: Path, ending: 
     ),
     st.sampled_from(ENDINGS),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_texts_and_metadata_that_a_format_cannot_hold(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, dict[str, Any]]], ending: str
 ) -> None:
