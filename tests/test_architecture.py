@@ -48,6 +48,7 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         ),
     ],
     "face": [
+        "handle",
         "index",
         "sparse",
         "inputs",
@@ -66,7 +67,7 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         "database",
     ],
     "uses": ["indexing", "transfer", "rag", "evaluate", "plot", "topics"],
-    "doors": ["cli", "server", "client", "cluster", "integrations", "compat"],
+    "doors": ["cli"],
 }
 APART = {"parts", "uses", "doors"}
 

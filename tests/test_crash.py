@@ -44,13 +44,13 @@ def live_and_die(
     return len(lines)
 
 
-def apply(model: Model, life: int, number: int, mixed: bool) -> Model:
+def apply(model: Model, life: int, number: int, mixed: bool) -> None:
     ids, vectors = crash_writer.change(life, number, mixed)
-    kept = {id: entry for id, entry in model.items() if id not in set(ids)}
+    for id in ids:
+        model.pop(id, None)
     if vectors is not None:
         for id, vector in zip(ids, vectors, strict=True):
-            kept[id] = (crash_writer.document(id, number), {"number": number, "id": id}, vector.tobytes())
-    return kept
+            model[id] = (crash_writer.document(id, number), {"number": number, "id": id}, vector.tobytes())
 
 
 def contents(path: Path) -> Model:
@@ -82,11 +82,12 @@ def contents(path: Path) -> Model:
 
 def check_life(path: Path, before: Model, life: int, mixed: bool, acknowledged: int) -> Model:
     """After a kill there is what was acknowledged and, as a whole or not at all, the change that was under way."""
-    model = before
+    model = dict(before)
     for number in range(acknowledged):
-        model = apply(model, life, number, mixed)
+        apply(model, life, number, mixed)
     found = contents(path)
-    under_way = apply(model, life, acknowledged, mixed)
+    under_way = dict(model)
+    apply(under_way, life, acknowledged, mixed)
     assert found in (model, under_way)
     assert list(found) in (list(model), list(under_way))  # and in the same order
     return found

@@ -6,7 +6,6 @@ documents, files of a database, or embedders.
 
 from __future__ import annotations
 
-import operator
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from nearfield import _native
-from nearfield.errors import InvalidInput, NotFound, StorageError
+from nearfield.errors import InvalidInput, StorageError
+from nearfield.handle import Handle, answers_wanted, as_ids, reading, reason, whole, writing
 from nearfield.types import METRICS, FileRows, Metric, Report
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def build_info() -> dict[str, Any]:
     return _native.build_info()
 
 
-class Index:
+class Index(Handle):
     """Nearest neighbours among float32 vectors of one dimension.
 
     Exact by default: the answers of a float64 brute-force search, ties broken by insertion order. Searches may run in
@@ -72,6 +72,8 @@ class Index:
         ([2, 0], [0.949, 0.894])
     """
 
+    _native: _native.Index
+
     def __init__(
         self,
         dimension: int,
@@ -81,7 +83,7 @@ class Index:
         threads: int | None = None,
         on_disk: str | os.PathLike[str] | None = None,
     ):
-        dimension = _whole(dimension, "dimension")
+        dimension = whole(dimension, "dimension")
         if not 1 <= dimension <= 65_535:
             raise InvalidInput(f"dimension must be from 1 to 65,535, got {dimension}")
         if metric not in METRICS:
@@ -123,25 +125,6 @@ class Index:
         """Whether a graph, lists or tables stand beside the vectors: what takes time to make again."""
         return self._native.bytes[1] > 0
 
-    @property
-    def threads(self) -> int:
-        """Threads for one call at the most; None sets it to one for every core.
-
-        Raises:
-            InvalidInput: Set to less than 1.
-        """
-        return self._threads
-
-    @threads.setter
-    def threads(self, threads: int | None) -> None:
-        count = _native.default_threads() if threads is None else _whole(threads, "threads")
-        if count < 1:
-            raise InvalidInput(f"threads must be 1 or more, or None for one for every core; got {count}")
-        self._threads = count
-
-    def __len__(self) -> int:
-        return len(self._native)
-
     def __repr__(self) -> str:
         return f"<Index: {len(self):,} vectors, dimension {self.dimension}, {self.metric}>"
 
@@ -171,7 +154,7 @@ class Index:
             AlreadyExists: An id is in the index.
             StorageError: The folder given as `on_disk` cannot be written to.
         """
-        given = None if ids is None else _ids(ids, "ids")
+        given = None if ids is None else as_ids(ids, "ids")
         try:
             if isinstance(vectors, Iterator):
                 return self._native.add_pieces(map(self._rows, vectors), given, self.threads, settle)
@@ -181,7 +164,7 @@ class Index:
                 return self._native.add_pieces(pieces, given, self.threads, settle)
             return self._native.add(self._rows(vectors), given, self.threads, settle)
         except OSError as error:
-            raise StorageError(f"cannot keep vectors in {self._folder}: {_reason(error)}; nothing was added") from error
+            raise StorageError(f"cannot keep vectors in {self._folder}: {reason(error)}; nothing was added") from error
 
     def add_files(self, files: Sequence[FileRows], ids: ArrayLike, *, settle: bool = True) -> None:
         """Add vectors that stay in files, all or none of them: a `.npy` of C-ordered float32, say.
@@ -210,9 +193,9 @@ class Index:
         """
         parts = [(os.fspath(path), start, rows, chosen) for path, start, rows, chosen in files]
         try:
-            self._native.add_files(parts, _ids(ids, "ids"), self.threads, settle)
+            self._native.add_files(parts, as_ids(ids, "ids"), self.threads, settle)
         except OSError as error:
-            raise StorageError(f"cannot read vectors: {_reason(error)}; nothing was added") from error
+            raise StorageError(f"cannot read vectors: {reason(error)}; nothing was added") from error
 
     def settle(self) -> None:
         """Build the graph, or bring it up to date, where that pays: what `add` does at its end.
@@ -225,14 +208,6 @@ class Index:
             >>> index.settle()
         """
         self._native.settle(self.threads)
-
-    def remove(self, ids: ArrayLike) -> int:
-        """Remove vectors by id, all or none of them; returns how many.
-
-        Raises:
-            NotFound: An id is not in the index; the message names it, and nothing was removed.
-        """
-        return self._native.remove(_ids(ids, "ids"), self.threads)
 
     def compact(self) -> None:
         """Give back the room of removed vectors; ids stay.
@@ -304,10 +279,7 @@ class Index:
             found = self._native.answer(queries, k, self._threads, recall, bool(exact))
             if found is not None:
                 return found
-        if type(k) is not int:
-            k = _whole(k, "k")
-        if not 1 <= k < 2**32:
-            raise InvalidInput(f"k must be 1 or more (and below 2**32), got {k}")
+        k = answers_wanted(k)
         if recall is not None and not (isinstance(recall, int | float) and 0 < recall <= 1):
             raise InvalidInput(f"recall must be a number over 0 and up to 1, got {recall!r}")
         array = self._array(queries, "queries")
@@ -334,10 +306,8 @@ class Index:
         Raises:
             StorageError: The file cannot be written.
         """
-        try:
+        with writing(path):
             self._native.save(os.fspath(path))
-        except OSError as error:
-            raise StorageError(f"cannot write the index to {os.fspath(path)}: {_reason(error)}") from error
 
     @classmethod
     def load(
@@ -368,14 +338,8 @@ class Index:
         index = cls.__new__(cls)
         index.threads = threads
         index._folder = _folder(on_disk)
-        try:
+        with reading(path):
             index._native = _native.Index.load(os.fspath(path), index.threads, verify, index._folder)
-        except StorageError:
-            raise
-        except FileNotFoundError as error:
-            raise NotFound(f"there is no index file at {os.fspath(path)}") from error
-        except OSError as error:
-            raise StorageError(f"cannot read the index at {os.fspath(path)}: {_reason(error)}") from error
         index._dimension = index._native.dimension
         return index
 
@@ -417,16 +381,6 @@ class Index:
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinity, and is refused as such
             return np.require(array, dtype=np.float32, requirements=["C", "A"])
 
-    def _allowed(self, allow: ArrayLike) -> NDArray[np.bool_] | NDArray[np.int64]:
-        array = np.asarray(allow)
-        if array.dtype != bool:
-            return _ids(array, "allow")
-        if array.ndim != 1 or len(array) < self._native.next_id:
-            raise InvalidInput(
-                f"a boolean `allow` needs a place for every id, shape ({self._native.next_id},); got {array.shape}"
-            )
-        return np.require(array, requirements=["C"])
-
 
 def _rebuild(
     dimension: int,
@@ -453,25 +407,3 @@ def _folder(folder: str | os.PathLike[str] | None) -> str | None:
 def _is_empty(values: Any) -> bool:
     """True for [] and its like, which no dimension can be wrong for."""
     return np.shape(values) == (0,) if not isinstance(values, list) else not values
-
-
-def _whole(value: Any, name: str) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise InvalidInput(f"{name} must be a whole number, got {value!r}") from None
-
-
-def _ids(values: ArrayLike, name: str) -> NDArray[np.int64]:
-    array = np.atleast_1d(np.asarray(values))
-    if array.size == 0:
-        array = array.astype(np.int64)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise InvalidInput(f"{name} must be whole numbers of shape (n,), got dtype {array.dtype}, shape {array.shape}")
-    if array.dtype.kind == "u" and array.size and int(array.max()) >= 2**63 - 1:
-        raise InvalidInput(f"{name} must be whole numbers from 0 to 2**63 - 2, got {int(array.max())}")
-    return np.require(array, dtype=np.int64, requirements=["C", "A"])
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)

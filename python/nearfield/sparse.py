@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 import numpy as np
 
 from nearfield import _native
-from nearfield.errors import InvalidInput, NotFound, StorageError
+from nearfield.errors import InvalidInput
 from nearfield.filters import check_unicode
-from nearfield.index import _ids, _reason, _whole
+from nearfield.handle import Handle, answers_wanted, as_ids, reading, whole, writing
 from nearfield.types import Report
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def languages() -> list[str]:
     return _native.languages()
 
 
-class SparseIndex:
+class SparseIndex(Handle):
     """The best documents for the words of a query, or the largest dot products with a sparse vector. Always exact.
 
     Scores are those of the documents that are there at the moment of the search, as if the index had just been built of
@@ -72,6 +72,8 @@ class SparseIndex:
         >>> ids.tolist(), [f"{score:.3f}" for score in scores]
         ([0, 1], ['0.203', '0.203'])
     """
+
+    _native: _native.SparseIndex
 
     def __init__(
         self,
@@ -104,28 +106,9 @@ class SparseIndex:
         return self._native.settings[1]
 
     @property
-    def threads(self) -> int:
-        """Threads for one call at the most; None sets it to one for every core.
-
-        Raises:
-            InvalidInput: Set to less than 1.
-        """
-        return self._threads
-
-    @threads.setter
-    def threads(self, threads: int | None) -> None:
-        count = _native.default_threads() if threads is None else _whole(threads, "threads")
-        if count < 1:
-            raise InvalidInput(f"threads must be 1 or more, or None for one for every core; got {count}")
-        self._threads = count
-
-    @property
     def nbytes(self) -> int:
         """Bytes of memory that the postings and the words take."""
         return self._native.nbytes
-
-    def __len__(self) -> int:
-        return len(self._native)
 
     def __repr__(self) -> str:
         what = "vectors" if self.kind == "vectors" else f"documents, {self.kind}, {self.language or 'any language'}"
@@ -148,22 +131,14 @@ class SparseIndex:
                 vector); ids not whole, negative or given twice.
             AlreadyExists: An id is in the index.
         """
-        numbers = None if ids is None else _ids(ids, "ids")
+        numbers = None if ids is None else as_ids(ids, "ids")
         if self.kind == "vectors":
             return self._native.add_vectors(_vectors(documents, "vectors")[0], numbers, self.threads)
         return self._native.add_texts(_texts(documents, "documents")[0], numbers, self.threads)
 
     def contains(self, ids: ArrayLike) -> NDArray[np.bool_]:
         """Which of these ids are in the index: bool, shape (n,)."""
-        return self._native.contains(_ids(ids, "ids"))
-
-    def remove(self, ids: ArrayLike) -> int:
-        """Remove documents or vectors by id, all or none of them; returns how many.
-
-        Raises:
-            NotFound: An id is not in the index; the message names it, and nothing was removed.
-        """
-        return self._native.remove(_ids(ids, "ids"), self.threads)
+        return self._native.contains(as_ids(ids, "ids"))
 
     @overload
     def search(
@@ -192,9 +167,7 @@ class SparseIndex:
         Raises:
             InvalidInput: A query of another kind than the index, NaN or infinity, k < 1, a mask that is too short.
         """
-        k = _whole(k, "k")
-        if not 1 <= k < 2**32:
-            raise InvalidInput(f"k must be 1 or more (and below 2**32), got {k}")
+        k = answers_wanted(k)
         allowed = None if allow is None else self._allowed(allow)
         started = time.perf_counter()
         if self.kind == "vectors":
@@ -256,10 +229,8 @@ class SparseIndex:
         Raises:
             StorageError: The file cannot be written.
         """
-        try:
+        with writing(path):
             self._native.save(os.fspath(path), self.threads)
-        except OSError as error:
-            raise StorageError(f"cannot write the index to {os.fspath(path)}: {_reason(error)}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, threads: int | None = None) -> SparseIndex:
@@ -274,31 +245,15 @@ class SparseIndex:
         """
         index = cls.__new__(cls)
         index.threads = threads
-        try:
+        with reading(path):
             index._native = _native.SparseIndex.load(os.fspath(path), index.threads)
-            index._kind = index._native.settings[0]
-        except StorageError:
-            raise
-        except FileNotFoundError as error:
-            raise NotFound(f"there is no index file at {os.fspath(path)}") from error
-        except OSError as error:
-            raise StorageError(f"cannot read the index at {os.fspath(path)}: {_reason(error)}") from error
+        index._kind = index._native.settings[0]
         return index
 
     def __reduce__(self) -> tuple[Any, ...]:
         with tempfile.TemporaryDirectory() as folder:  # the words of documents are not kept, only their postings
             self.save(path := Path(folder) / "index.nfi")
             return _rebuild, (path.read_bytes(), self.threads)
-
-    def _allowed(self, allow: ArrayLike) -> NDArray[np.bool_] | NDArray[np.int64]:
-        array = np.asarray(allow)
-        if array.dtype != bool:
-            return _ids(array, "allow")
-        if array.ndim != 1 or len(array) < self._native.next_id:
-            raise InvalidInput(
-                f"a boolean `allow` needs a place for every id, shape ({self._native.next_id},); got {array.shape}"
-            )
-        return np.require(array, requirements=["C"])
 
 
 def _rebuild(content: bytes, threads: int) -> SparseIndex:
@@ -339,7 +294,7 @@ def _vectors(values: Any, name: str) -> tuple[_Rows, bool]:
                 f"{name}[{i}] must be a dictionary {{place: number}} or a list of pairs (place, number), got {vector!r}"
             )
         for place, number in entries:
-            places.append(_whole(place, f"a place of {name}[{i}]"))
+            places.append(whole(place, f"a place of {name}[{i}]"))
             numbers.append(number)
         starts.append(len(places))
     try:
