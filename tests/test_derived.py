@@ -88,6 +88,33 @@ def test_after_a_bulk_load_a_filter_reads_the_catalog(
         assert read == []
 
 
+def test_the_first_search_after_a_bulk_load_reads_all_vectors(tmp_path: Path, eager: None) -> None:
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        for first in range(0, 5200, 1300):
+            add(collection, first, 1300)
+        collection._derived.wait()
+        add(collection, 5200, 20)  # no thread is there that might just end: this begins one
+        collection._derived.wait()
+        index = collection._derived.index
+        assert index._version is not None
+        assert index._version.next_row == 5220
+        collection.delete(["7"])
+        assert collection.search([1, 1], k=9).ids == [str(n) for n in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
+
+
+def test_who_adds_to_a_large_collection_now_and_then_holds_an_index_of_all_of_it(tmp_path: Path, eager: None) -> None:
+    with nf.open(tmp_path / "x.nf") as db:
+        add(db.collection("c", embedder=None), 0, 500)
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        add(collection, 500, 100)
+        collection._derived.wait()
+        assert collection._derived._thread is not None  # it has looked
+        assert collection._derived.index._thing is None
+        assert collection.search([1, 1], k=600).ids[-1] == "599"
+
+
 def test_words_follow_what_is_written_once_somebody_searched_for_one(
     tmp_path: Path, eager: None, read: list[int]
 ) -> None:

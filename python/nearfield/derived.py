@@ -31,13 +31,15 @@ class Derived:
         self.text = LiveText(store)
         self.gates = (self.index.gate, self.columns.gate, self.text.gate)  # see `live.consistent`
         self._origin = origin
+        self._filed = store.path is not None  # in memory writers would wait for vectors to be read again
         self._new = 0
         self._words = False  # as far as is known, nobody searches for them
         self._thread: threading.Thread | None = None
 
     def written(self, state: State, documents: list[str | None] | None, metadatas: list[str]) -> None:
-        """What was stored in the last rows of `state`. Columns and words follow, if they are in use or will be."""
+        """What was stored in the last rows of `state`. What is made of it follows, if it is in use or will be."""
         count = len(metadatas)
+        self.index.stored += count
         if self.columns.in_use or state.next_row >= live.WORTH_PUBLISHING:
             size = 64 * count + sum(map(len, metadatas))
             self.columns.given.put(state.id, state.next_row - count, metadatas, size)
@@ -46,7 +48,6 @@ class Derived:
             self.text.given.put(state.id, state.next_row - count, documents, size)
         self._new += count
         if self._new >= _MANY:
-            self._new = 0
             self._begin()
 
     def tend(self) -> None:
@@ -74,13 +75,18 @@ class Derived:
             self._thread.start()
 
     def _follow(self) -> None:
-        with suppress(NearfieldError):  # closed, dropped, damaged: whoever filters is told
-            if not self.columns.follow(self._origin):
-                self.columns.given.clear()
-            self._words = self.text.follow(self._origin)
-            if not self._words:
-                self.text.given.clear()
-            self.index.publish()
+        with suppress(NearfieldError):  # closed, dropped, damaged: whoever searches is told
+            more = True
+            while more:
+                self._new = 0
+                if self._filed:
+                    self.index.follow(self._origin)
+                if not self.columns.follow(self._origin):
+                    self.columns.given.clear()
+                self._words = self.text.follow(self._origin)
+                if not self._words:
+                    self.text.given.clear()
+                more = self._new >= _MANY  # written meanwhile
 
 
 def ahead(store: Store) -> Callable[[Transaction, State], None]:

@@ -225,7 +225,8 @@ class Published(Live[T]):
             state = transaction.state(origin, "")
             wanted = self.in_use or self.wanted(state, transaction.newest(state, self.kind))
             if wanted:
-                self.make(transaction, state)
+                with self.at(transaction, state):
+                    pass
             return wanted
 
         wanted = consistent(self._store, (self.gate,), work)
@@ -237,7 +238,7 @@ class Published(Live[T]):
         return self._worth(state.next_row, 0 if published is None else published.next_row)
 
     def make(self, transaction: Transaction, state: State) -> None:
-        """Bring it to `state`. To be called in `consistent`."""
+        """Make all of it, as of `state`, so that others find nothing left to do. To be called in `consistent`."""
         with self.at(transaction, state):
             pass
 
@@ -284,7 +285,12 @@ class LiveIndex(Published[Index]):
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
+        self.stored = 0  # rows that this process has written
         self._builder: threading.Thread | None = None
+
+    def wanted(self, state: State, published: Generation | None) -> bool:
+        # Who has written most of a large collection is likely to search it; who adds to it now and then is not.
+        return state.dimension is not None and self.stored >= max(WORTH_PUBLISHING, state.next_row // 2)
 
     def tend(self) -> None:
         """Begin to build what is due, in a thread. To be called outside a view."""

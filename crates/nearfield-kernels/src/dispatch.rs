@@ -46,6 +46,9 @@ pub type Place = fn(x: &[f32], origin: &[f32], factor: f64, sigma: f64, into: &m
 /// See [`Kernels::code16`].
 pub type Code16 = fn(u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) -> (f64, f64);
 
+/// See [`Kernels::fit`].
+pub type Fit = fn(u: &[f64], largest: f64, into: &mut [Line]) -> (f32, f64, f64);
+
 /// See [`Kernels::walk`].
 pub type Walk = fn(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
 
@@ -91,6 +94,9 @@ pub struct Kernels {
     /// Codes numbers (whole lines of them) as `step * (256 * high + low)`; returns the squared norms of what the high
     /// codes alone miss, and both together.
     pub code16: Code16,
+    /// Codes numbers (whole lines of them) as 127ths of the largest absolute value, with 128 added; returns by what codes
+    /// are to be multiplied to be nearest to the numbers, and the squared norms of the codes and of what is missed then.
+    pub fit: Fit,
     /// Codes numbers (whole lines of them) as 127ths of the largest absolute value; returns it, and the sum of codes.
     pub code8: fn(x: &[f32], into: &mut [Line]) -> (f32, i32),
     /// Dot product of one row of codes and one query code.

@@ -16,6 +16,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     l2_near,
     place,
     code16,
+    fit,
     code8,
     dot_codes,
     scan,
@@ -187,6 +188,36 @@ pub(crate) fn code16(u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) 
         low[at * LANES / LINE].0[place].copy_from_slice(&l);
     }
     (folded(coarse, |a, b| a + b), folded(fine, |a, b| a + b))
+}
+
+#[inline(always)]
+pub(crate) fn fit(u: &[f64], largest: f64, into: &mut [Line]) -> (f32, f64, f64) {
+    assert!(u.len() == into.len() * LINE);
+    const BIG: f64 = 6_755_399_441_055_744.0; // as in `code16`
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+    let (mut along, mut length) = ([0.0; LANES], [0.0; LANES]);
+    for (part, line) in u.chunks_exact(LINE).zip(into) {
+        for (part, codes) in part.chunks_exact(LANES).zip(line.0.chunks_exact_mut(LANES)) {
+            for j in 0..LANES {
+                let beside = part[j] * inverse + BIG; // at most 127 beside it: x / largest is rounded to 1 at the most
+                let code = beside - BIG;
+                codes[j] = (beside.to_bits() as u8).wrapping_add(128);
+                along[j] += part[j] * code;
+                length[j] += code * code;
+            }
+        }
+    }
+    let (along, length) = (folded(along, |a, b| a + b), folded(length, |a, b| a + b));
+    let scale = if length > 0.0 { (along / length) as f32 } else { 0.0 };
+    let (step, mut missed) = (f64::from(scale), [0.0; LANES]);
+    for part in u.chunks_exact(LANES) {
+        for j in 0..LANES {
+            let left = part[j] - step * ((part[j] * inverse + BIG) - BIG);
+            missed[j] += left * left;
+        }
+    }
+    (scale, length, folded(missed, |a, b| a + b))
 }
 
 /// What a number is multiplied by to be coded as 127ths of the largest.

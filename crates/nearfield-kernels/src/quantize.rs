@@ -92,9 +92,11 @@ impl Frame {
         }
         let used = sample().count().max(1) as f64;
         frame = Self::from_parts(metric, sum.iter().map(|&total| (total / used) as f32).collect(), 1.0);
-        let largest = sample()
-            .map(|(row, i)| frame.moved(row, norms.get(i).copied()).map(|o| o * o).sum::<f64>().sqrt())
-            .fold(0.0, f64::max);
+        let mut moved = vec![0.0; dimension.next_multiple_of(LINE)];
+        let squares = sample().map(|(row, i)| {
+            (kernels().place)(row, &frame.centre, frame.normaliser(norms.get(i).copied()), 1.0, &mut moved).0
+        });
+        let largest = squares.fold(0.0, f64::max).sqrt();
         if largest > 0.0 {
             frame.sigma = (-largest.log2().ceil()).exp2();
         }
@@ -147,12 +149,7 @@ impl Frame {
         }
     }
 
-    fn moved<'a>(&'a self, row: &'a [f32], norm: Option<f64>) -> impl Iterator<Item = f64> + 'a {
-        let factor = self.normaliser(norm);
-        row.iter().zip(&self.centre).map(move |(&x, &c)| (f64::from(x) * factor - f64::from(c)) * self.sigma)
-    }
-
-    /// Codes one row into `codes` and into place `lane` of `factors`. `moved` is scratch space.
+    /// Codes one row into `codes` and into place `lane` of `factors`. `moved` is scratch space, of one frame.
     pub fn encode(
         &self,
         row: &[f32],
@@ -162,38 +159,16 @@ impl Frame {
         factors: &mut Factors,
         lane: usize,
     ) {
-        moved.clear();
-        moved.extend(self.moved(row, norm));
-        codes.fill(Line::ZERO);
-        let mut largest = 0.0f64;
-        let mut square = 0.0;
-        for &o in moved.iter() {
-            largest = largest.max(o.abs());
-            square += o * o;
-        }
+        let kernels = kernels();
+        moved.resize(codes.len() * LINE, 0.0); // what is behind the row stays zero
+        let (square, largest) = (kernels.place)(row, &self.centre, self.normaliser(norm), self.sigma, moved);
         if square.is_nan() || square.sqrt() >= LARGEST {
+            codes.fill(Line::ZERO);
             (factors.scale[lane], factors.norm[lane], factors.bias[lane]) = (0.0, 0.0, 0.0);
             factors.residual[lane] = f32::INFINITY;
             return;
         }
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        let (mut along, mut length) = (0.0, 0.0);
-        for (line, part) in codes.iter_mut().zip(moved.chunks(LINE)) {
-            for (code, &o) in line.0.iter_mut().zip(part) {
-                let c = if inverse.is_finite() { rounded(o * inverse).clamp(-127.0, 127.0) } else { 0.0 };
-                *code = (c + 128.0) as u8;
-                along += o * c;
-                length += c * c;
-            }
-        }
-        let scale = if length > 0.0 { (along / length) as f32 } else { 0.0 };
-        let mut missed = 0.0;
-        for (line, part) in codes.iter().zip(moved.chunks(LINE)) {
-            for (&code, &o) in line.0.iter().zip(part) {
-                let r = o - f64::from(scale) * (f64::from(code) - 128.0);
-                missed += r * r;
-            }
-        }
+        let (scale, length, missed) = (kernels.fit)(moved, largest, codes);
         factors.scale[lane] = scale;
         factors.residual[lane] = above(missed.sqrt());
         factors.norm[lane] = above(f64::from(scale).abs() * length.sqrt());
@@ -317,12 +292,6 @@ fn squares(values: &[f64]) -> f64 {
         }
     }
     sums.iter().sum::<f64>() + rest
-}
-
-/// The nearest whole number, ties to even, for |x| < 2^51. Unlike `round_ties_even` it is two additions on every CPU.
-fn rounded(x: f64) -> f64 {
-    const BIG: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52: no room for a fraction beside it
-    (x + BIG) - BIG
 }
 
 /// The next float32 not below `x`, with room for a few roundings.

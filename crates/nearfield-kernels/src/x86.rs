@@ -84,6 +84,11 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2,fma")]
+    pub fn fit(u: &[f64], largest: f64, into: &mut [Line]) -> (f32, f64, f64) {
+        portable::fit(u, largest, into)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
     pub fn code8(x: &[f32], into: &mut [Line]) -> (f32, i32) {
         portable::code8(x, into)
     }
@@ -295,6 +300,11 @@ mod avx512 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
     pub fn code16(u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) -> (f64, f64) {
         portable::code16(u, step, high, low)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub fn fit(u: &[f64], largest: f64, into: &mut [Line]) -> (f32, f64, f64) {
+        portable::fit(u, largest, into)
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
@@ -553,6 +563,7 @@ entries! {
     avx2_l2_near => avx2::l2_near, (x: &[f32], y: &[f32]) -> (f64, f64);
     avx2_place => avx2::place, (x: &[f32], o: &[f32], factor: f64, sigma: f64, into: &mut [f64]) -> (f64, f64);
     avx2_code16 => avx2::code16, (u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) -> (f64, f64);
+    avx2_fit => avx2::fit, (u: &[f64], largest: f64, into: &mut [Line]) -> (f32, f64, f64);
     avx2_code8 => avx2::code8, (x: &[f32], into: &mut [Line]) -> (f32, i32);
     avx2_dot_codes => avx2::dot_codes, (row: &[Line], query: &[Line]) -> i32;
     avx2_scan => avx2::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
@@ -572,6 +583,7 @@ entries! {
     avx512_l2_near => avx512::l2_near, (x: &[f32], y: &[f32]) -> (f64, f64);
     avx512_place => avx512::place, (x: &[f32], o: &[f32], factor: f64, sigma: f64, into: &mut [f64]) -> (f64, f64);
     avx512_code16 => avx512::code16, (u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) -> (f64, f64);
+    avx512_fit => avx512::fit, (u: &[f64], largest: f64, into: &mut [Line]) -> (f32, f64, f64);
     avx512_code8 => avx512::code8, (x: &[f32], into: &mut [Line]) -> (f32, i32);
     avx512_dot_codes => avx512::dot_codes, (row: &[Line], query: &[Line]) -> i32;
     avx512_scan => avx512::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
@@ -593,6 +605,7 @@ static AVX2: Kernels = Kernels {
     l2_near: avx2_l2_near,
     place: avx2_place,
     code16: avx2_code16,
+    fit: avx2_fit,
     code8: avx2_code8,
     dot_codes: avx2_dot_codes,
     scan: avx2_scan,
@@ -619,6 +632,7 @@ static AVX512: Kernels = Kernels {
     l2_near: avx512_l2_near,
     place: avx512_place,
     code16: avx512_code16,
+    fit: avx512_fit,
     code8: avx512_code8,
     dot_codes: avx512_dot_codes,
     scan: avx512_scan,

@@ -460,7 +460,7 @@ fn queries_are_placed_and_coded_the_same_on_every_level() {
         let (x, origin) = (random.floats(length), random.floats(length));
         for x in [x.clone(), vec![0.0; length], x.iter().map(|x| x * 1e30).collect()] {
             let whole = length.next_multiple_of(LINE);
-            let mut made = Vec::new();
+            let (mut made, mut measured) = (Vec::new(), Vec::new());
             every_level(|kernels| {
                 let mut placed = vec![0.0; whole];
                 let (square, largest) = (kernels.place)(&x, &origin, 0.37, 0.25, &mut placed);
@@ -480,6 +480,16 @@ fn queries_are_placed_and_coded_the_same_on_every_level() {
                     fine += (x - step * (256.0 * high + low)).powi(2);
                 }
                 assert!((missed.0 - coarse).abs() <= 1e-9 * coarse && (missed.1 - fine).abs() <= 1e-9 * fine);
+                let mut fitted = vec![Line([0; LINE]); whole / LINE];
+                let (scale, length, left) = (kernels.fit)(&placed, largest, &mut fitted);
+                let (fitted, mut sums) = (bytes(&fitted), (0.0, 0.0));
+                for (x, code) in placed.iter().zip(&fitted) {
+                    let code = f64::from(*code) - 128.0;
+                    assert!((x * 127.0 - code * largest).abs() <= 0.5001 * largest);
+                    sums.0 += code * code;
+                    sums.1 += (x - f64::from(scale) * code).powi(2);
+                }
+                assert!(length == sums.0 && (left - sums.1).abs() <= 1e-9 * sums.1 + 1e-14 * square);
                 let narrow: Vec<f32> = placed.iter().map(|x| *x as f32).collect();
                 let mut codes = vec![Line([0; LINE]); whole / LINE];
                 let (most, sum) = (kernels.code8)(&narrow, &mut codes);
@@ -490,8 +500,10 @@ fn queries_are_placed_and_coded_the_same_on_every_level() {
                     assert!((x * 127.0 - f32::from(*code as i8) * most).abs() <= 0.51 * most);
                 }
                 made.push((square.to_bits(), bytes(&high), bytes(&low), missed.0.to_bits(), missed.1.to_bits(), codes));
+                measured.push((fitted, scale.to_bits(), left.to_bits()));
             });
             assert!(made.windows(2).all(|pair| pair[0] == pair[1]), "{length}");
+            assert!(measured.windows(2).all(|pair| pair[0] == pair[1]), "{length}");
         }
     }
 }
