@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -153,20 +154,27 @@ def test_kill_50_times_at_a_random_moment(tmp_path: Path, mode: str, most: int) 
         kill_between(tmp_path / f"{start}.nf", mode, range(start, start + 25), most)
 
 
+def kill_among_single_adds(tmp_path: Path, lives: int, most: int) -> None:
+    """Each life has a database of its own. Several at a time: they do little but wait for the disk."""
+
+    def live(life: int, after: int) -> None:
+        path = tmp_path / f"{life}.nf"
+        check_life(path, {}, life, False, live_and_die(path, life, "adds", after=after))
+
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(live, range(lives), [random.randint(0, most) for _ in range(lives)]))
+
+
 def test_kill_in_the_middle_of_single_adds(tmp_path: Path) -> None:
     random.seed(22)
-    for life in range(3):
-        acknowledged = live_and_die(tmp_path / f"{life}.nf", life, "adds", after=random.randint(0, 200))
-        check_life(tmp_path / f"{life}.nf", {}, life, False, acknowledged)
+    kill_among_single_adds(tmp_path, 3, 200)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_kill_in_the_middle_of_10_000_single_adds_20_times(tmp_path: Path) -> None:
     random.seed(23)
-    for life in range(20):
-        acknowledged = live_and_die(tmp_path / f"{life}.nf", life, "adds", after=random.randint(0, 10_000))
-        check_life(tmp_path / f"{life}.nf", {}, life, False, acknowledged)
+    kill_among_single_adds(tmp_path, 20, 10_000)
 
 
 @pytest.mark.parametrize("name", ["before any page", "before the tables"])

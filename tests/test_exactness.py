@@ -198,7 +198,7 @@ def test_a_filter_never_costs_an_answer(data: st.DataObject, metric: str, dimens
 def test_a_batch_answers_as_its_queries_do_one_by_one(metric: str, count: int) -> None:
     rng = np.random.default_rng(count)
     for recipe in ("gaussian", "integer grid", "mixed norms", "far from the origin"):
-        rows, queries = (RECIPES[recipe](rng, n, 37).astype(np.float32) for n in (333, count))
+        rows, queries = (RECIPES[recipe](rng, n, 37).astype(np.float32) for n in (150, count))
         queries[-1] = rows[5]
         index = nf.Index(37, metric)
         ids = index.add(rows)
