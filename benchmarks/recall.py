@@ -98,10 +98,9 @@ def _ir(name: str, queries: int, cache: Path) -> Data:
         from nearfield.embed import resolve
 
         model = resolve("default")
-        texts = [
-            [f"{one.get('title', '')} {one['text']}".strip() for one in map(json.loads, (IR / name / file).open())]
-            for file in ("corpus.jsonl", "queries.jsonl")
-        ]
+        parts = ([json.loads(line) for line in (IR / name / f"{part}.jsonl").open()] for part in ("corpus", "queries"))
+        texts = [[f"{one.get('title', '')} {one['text']}".strip() for one in part] for part in parts]
+        texts = [[text for text in part if text] for part in texts]  # one document has no words
         cache.mkdir(parents=True, exist_ok=True)
         np.savez(path, train=model.encode_documents(texts[0]), test=model.encode_queries(texts[1]))
     with np.load(path) as arrays:

@@ -54,6 +54,27 @@ def test_recall_is_what_was_asked_for(pair: tuple[nf.Index, nf.Index], target: f
     assert recall(one_by_one(graph, queries, k, recall=target), truth) >= target - 0.01 - 2 * error
 
 
+@pytest.mark.parametrize("pair", ["cosine", "l2"], indirect=True)
+@pytest.mark.parametrize("kind", ["farther out", "in between"])
+def test_queries_unlike_all_rows_find_as_much_too(pair: tuple[nf.Index, nf.Index], kind: str) -> None:
+    """As questions are unlike passages. A graph is measured by rows, and these lie nearer to each other.
+
+    Products are no distances: there nobody knows how far out a query lies.
+    """
+    graph, flat = pair
+    queries = clustered(600, 2)
+    if kind == "farther out":
+        noise = np.random.default_rng(5).standard_normal(queries.shape) / np.sqrt(1 + np.arange(DIMENSION))
+        queries = (queries + 0.5 * noise).astype(np.float32)
+        wanted = {0.9: 0.93, 0.95: 0.95, 0.98: 0.97}
+    else:
+        queries = (queries[:300] + queries[300:]) / 2  # of two clusters, where there are no rows at all
+        wanted = {0.9: 0.85, 0.95: 0.85, 0.98: 0.89}
+    truth, _ = flat.search(queries, 10)
+    for target, least in wanted.items():
+        assert recall(one_by_one(graph, queries, 10, recall=target), truth) >= least
+
+
 def test_report_says_that_answers_are_approximate(pair: tuple[nf.Index, nf.Index]) -> None:
     graph, flat = pair
     query = clustered(1, 3)[0]

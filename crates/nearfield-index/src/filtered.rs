@@ -14,7 +14,7 @@ use nearfield_kernels::{Kernels, Metric};
 use crate::allow::Allowed;
 use crate::flat::{Answers, Request};
 use crate::hnsw::{Graph, Hnsw, Plan};
-use crate::walk::{NONE, Reach, View, Walker, adaptive, depth};
+use crate::walk::{Lie, NONE, Reach, View, Walker, adaptive, depth};
 use crate::{Result, plan};
 
 /// The recall of a filtered search where the caller does not say.
@@ -94,8 +94,8 @@ impl Hnsw {
         // Nor how far to go: there the pool must hold enough for every query.
         let deep = if is_adaptive { deep } else { deepest };
         let width = self.width(graph, deep, recall).min(nodes);
-        let reach = adaptive(flat.metric, width, deep);
-        let through = extra + plan::walk(width, is_adaptive && reach.depth <= width);
+        let reach = adaptive(flat.metric, width, deep, Lie::default());
+        let through = extra + plan::walk(width, is_adaptive && reach.slack > 0.0);
         let exactly = |request: &Request| flat.search_allowed(Some(allowed), request);
         if inside == 0 || scan < sweep.min(through) {
             return exactly(request);

@@ -10,7 +10,7 @@
 //! [`crate::hnsw_change`].
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
@@ -23,10 +23,11 @@ use crate::filtered::Swept;
 use crate::flat::{Answers, Batch, Flat, Request};
 use crate::hnsw_build::{DEGREE, Points};
 use crate::hnsw_change::Change;
+use crate::hnsw_widths::Widths;
 use crate::pool::each_job;
 use crate::refine::{self, Full};
 use crate::scan::{self, Candidate};
-use crate::walk::{Level, NONE, Reach, Sieve, Walker, adaptive};
+use crate::walk::{Level, Lie, NONE, Reach, Sieve, Walker, adaptive};
 use crate::{Error, Result, plan};
 
 /// Fewer rows than this are answered exactly: a graph would not be faster.
@@ -35,26 +36,11 @@ const FEWEST: usize = 1024;
 /// Rows that are held out of the graph while its recall is measured.
 const HELD_OUT: usize = 1024;
 
-/// The fewest of them that are asked for a width.
-const FEWEST_ASKED: usize = 96;
-
-/// Recalls for which the width of walks is measured.
-pub(crate) const TARGETS: [f64; 7] = [0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998];
-
-/// Numbers of answers for which the width of walks is measured.
-pub(crate) const DEPTHS: [usize; 4] = [1, 10, 30, 100];
-
 /// The recall where the caller does not say.
 pub const DEFAULT_RECALL: f64 = 0.95;
 
 /// Rows that the directions of guide codes are found on.
 const SAMPLE: usize = 16_384;
-
-/// Where a pool of so many nodes does not reach a recall, one of any size hardly does.
-const WIDEST_WALK: usize = 1 << 13;
-
-/// Width of a walk for each depth and target.
-pub(crate) type Widths = [[u32; TARGETS.len()]; DEPTHS.len()];
 
 /// What stands beside the exact index: nodes are numbered in a random order, `rows` tells their rows.
 #[derive(Debug, Clone)]
@@ -66,8 +52,10 @@ pub(crate) struct Graph {
     pub level: Level,
     /// Nodes that have neighbours: the first ones.
     pub linked: usize,
-    /// Width of a walk for each depth and target.
+    /// Width of a walk for each number of answers and recall.
     pub widths: Widths,
+    /// How far from the nearest node rows lie that are not in it.
+    pub lie: Lie,
     /// Rows there were; later ones are not in the graph.
     pub covered: usize,
     /// Rows among them that are not in it: too large to be coded.
@@ -92,9 +80,9 @@ pub struct Hnsw {
 
 /// Scratch space of one search.
 #[derive(Debug, Default)]
-struct Bench {
-    walker: Walker,
-    guide: GuideScratch,
+pub(crate) struct Bench {
+    pub(crate) walker: Walker,
+    pub(crate) guide: GuideScratch,
     /// Guide keys and nodes.
     nearest: Vec<(f32, u32)>,
 }
@@ -157,11 +145,6 @@ fn looked_at(k: usize, width: usize) -> usize {
 /// it costs little.
 fn margin(width: usize, dimension: usize) -> f32 {
     (0.8 + 64.0 / dimension as f32 + width as f32 / 256.0).min(4.0)
-}
-
-/// A pool of so many nodes costs more than reading all codes: what it does not reach is left to the scan.
-pub(crate) fn widest(nodes: usize, k: usize) -> usize {
-    (nodes / 16).min(WIDEST_WALK).max(8 * k)
 }
 
 impl Hnsw {
@@ -265,7 +248,6 @@ impl Hnsw {
         points.insert(&guide, &codes, &mut level, 0, nodes, true);
         points.connect(&guide, &codes, &mut level);
         let covered = flat.ids.rows();
-        let widths = [[0; TARGETS.len()]; DEPTHS.len()];
         let change = Change::since(rows.len(), &guide, &codes);
         let (linked, places) = (nodes, OnceLock::new());
         let mut graph = Graph {
@@ -274,14 +256,15 @@ impl Hnsw {
             codes,
             level,
             linked,
-            widths,
+            widths: Widths::default(),
+            lie: Lie::default(),
             covered,
             outside,
             dead: 0,
             change,
             places,
         };
-        graph.widths = self.calibrate(&graph, &rows[..nodes], &rows[nodes..], threads);
+        self.calibrate(&mut graph, &rows[..nodes], &rows[nodes..], threads);
         let Graph { guide, codes, level, linked, .. } = &mut graph;
         level.resize(rows.len());
         points.insert(guide, codes, level, nodes, rows.len(), false);
@@ -290,79 +273,8 @@ impl Hnsw {
         Some(graph)
     }
 
-    /// Measures how wide a walk must be among the rows `linked`: `asked`, which are not among them, are the queries.
-    pub(crate) fn calibrate(&self, graph: &Graph, linked: &[u32], asked: &[u32], threads: usize) -> Widths {
-        let flat = &self.flat;
-        let nodes = linked.len();
-        let mut linked = linked.to_vec();
-        linked.sort_unstable();
-        let row = |row: &u32| flat.vectors.row(*row as usize);
-        let queries: Vec<f32> = asked.iter().flat_map(row).copied().collect();
-        let most = DEPTHS[DEPTHS.len() - 1];
-        let request = Request { threads, ..Request::new(&queries, most) };
-        let truth = flat.search_listed(Some(&linked), &request).expect("nothing interrupts it");
-        let truth = (&truth.ids[..], &truth.scores[..], most);
-        let mut widths = [[0; TARGETS.len()]; DEPTHS.len()];
-        for (&k, widths) in DEPTHS.iter().zip(&mut widths) {
-            // Many answers a query tell as much with fewer queries. Rows without any order need pools of thousands, each
-            // costlier than all narrow ones together: fewer queries must do there as well.
-            let most = asked.len().div_ceil(if k > 10 { 4 } else { 1 });
-            let queries = |width: usize| &queries[..flat.dimension * most.min((most * 512 / width).max(FEWEST_ASKED))];
-            let mut reached = 0;
-            let (mut width, mut before) = (k.max(8), (0.0, 0.0));
-            let widest = widest(nodes, k);
-            while reached < TARGETS.len() {
-                let recall = self.reached(graph, queries(width), truth, (k.min(nodes), width), threads);
-                while reached < TARGETS.len() && (recall >= TARGETS[reached] || width >= widest) {
-                    // Recall rises ever more slowly, so between two widths it is above the line from one to the other.
-                    let share = (TARGETS[reached] - before.1) / (recall - before.1);
-                    let between = before.0 + share.max(0.0) * (width as f64 - before.0);
-                    let sufficient = if before.0 == 0.0 { width } else { (between.ceil() as usize).min(width) };
-                    widths[reached] = if recall >= TARGETS[reached] { sufficient } else { nodes } as u32;
-                    reached += 1;
-                }
-                before = (width as f64, recall);
-                width = (width + width.div_ceil(4)).min(nodes);
-            }
-        }
-        widths
-    }
-
-    /// The recall that walks of this width reach for these queries, less what so few of them may flatter it by. `truth`:
-    /// ids and scores of the true answers, so many a query, of which the first k count.
-    pub(crate) fn reached(
-        &self,
-        graph: &Graph,
-        queries: &[f32],
-        (ids, scores, step): (&[i64], &[f32], usize),
-        (k, width): (usize, usize),
-        threads: usize,
-    ) -> f64 {
-        let flat = &self.flat;
-        let (found, squares) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let reach = adaptive(flat.metric, width, k);
-        let plan = Plan::new(flat.dimension, reach, (k, width), graph.linked);
-        let jobs = queries.chunks(flat.dimension).zip(ids.chunks(step)).zip(scores.chunks(step));
-        each_job(threads, jobs, Bench::default, |bench, ((query, ids), scores)| {
-            let worst = scores[..k].iter().copied().fold(f32::INFINITY, f32::min);
-            let (best, _) = self.walk(kernels(), graph, query, &plan, bench);
-            // A row that ties with the last true answer is as good as that one.
-            let right = best.iter().filter(|ranked| {
-                flat.metric.score(ranked.rank) >= worst || ids[..k].contains(&flat.ids.of(ranked.row))
-            });
-            let right = right.count();
-            found.fetch_add(right, Ordering::Relaxed);
-            squares.fetch_add(right * right, Ordering::Relaxed);
-        });
-        let asked = (queries.len() / flat.dimension) as f64;
-        let mean = found.into_inner() as f64 / asked;
-        let error = ((squares.into_inner() as f64 / asked - mean * mean).max(0.0) / asked).sqrt();
-        let caution = if k == 1 { 2.0 * CAUTION } else { CAUTION }; // all or nothing: such a sample tells least
-        (mean - error * caution) / k as f64
-    }
-
     /// Walks for one query; the best rows, and how many were read in full.
-    fn walk(
+    pub(crate) fn walk(
         &self,
         kernels: &'static Kernels,
         graph: &Graph,
@@ -490,27 +402,6 @@ impl Hnsw {
         found.expect("nothing interrupts it").swap_remove(0)
     }
 
-    /// Width of a walk that reaches this recall for k answers, on rows like those in the graph.
-    pub(crate) fn width(&self, graph: &Graph, k: usize, recall: f64) -> usize {
-        let at = |widths: &[u32; TARGETS.len()]| {
-            let above = TARGETS.iter().position(|target| *target >= recall - 1e-9);
-            match above {
-                Some(0) => f64::from(widths[0]),
-                Some(i) => {
-                    let share = (recall - TARGETS[i - 1]) / (TARGETS[i] - TARGETS[i - 1]);
-                    f64::from(widths[i - 1]) + share * (f64::from(widths[i]) - f64::from(widths[i - 1]))
-                }
-                // Beyond the last target, misses fall about as the inverse of the width.
-                None => f64::from(widths[TARGETS.len() - 1]) * (1.0 - TARGETS[TARGETS.len() - 1]) / (1.0 - recall),
-            }
-        };
-        let part = DEPTHS.iter().rposition(|depth| *depth < k).unwrap_or(0).min(DEPTHS.len() - 2);
-        let (low, high) = (at(&graph.widths[part]), at(&graph.widths[part + 1]));
-        let [shallow, deep] = [DEPTHS[part], DEPTHS[part + 1]].map(|depth| depth as f64);
-        let share = (k as f64 - shallow).max(0.0) / (deep - shallow);
-        ((low + share * (high - low)).ceil() as usize).max(k)
-    }
-
     /// The best k rows of every query.
     pub fn search(&self, request: &Request) -> Result<Answers> {
         let flat = &self.flat;
@@ -528,9 +419,8 @@ impl Hnsw {
         let deep = plan::depth(k, inside, nodes)[1];
         let width = self.width(graph, deep, recall).min(nodes);
         let count = request.queries.len() / flat.dimension;
-        let reach = adaptive(flat.metric, width, deep);
-        if inside == 0 || plan::walk(width, reach.depth <= width) > plan::scan(flat.len(), true, flat.dimension, count)
-        {
+        let reach = adaptive(flat.metric, width, deep, graph.lie);
+        if inside == 0 || plan::walk(width, reach.slack > 0.0) > plan::scan(flat.len(), true, flat.dimension, count) {
             return flat.search_allowed(None, request);
         }
         let shallow = self.width(graph, k, recall);
@@ -617,9 +507,6 @@ impl Hnsw {
     }
 }
 
-/// Standard errors by which the recall of the held-out rows must exceed a target: they are a sample.
-const CAUTION: f64 = 0.5;
-
 /// Queries that one thread takes at a time.
 const QUERIES_PER_JOB: usize = 8;
 
@@ -634,7 +521,7 @@ pub(crate) fn shuffle(rows: &mut [u32]) {
 
 /// Counts of what a walk did.
 #[derive(Clone, Copy, Debug, Default)]
-struct Work {
+pub(crate) struct Work {
     scored: usize,
     hops: usize,
     scanned: usize,

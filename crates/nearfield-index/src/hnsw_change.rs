@@ -19,8 +19,7 @@ use nearfield_kernels::quantize;
 use nearfield_kernels::{BLOCK, Factors, Line, Metric, kernels, pages};
 
 use crate::Result;
-use crate::flat::Request;
-use crate::hnsw::{DEPTHS, Graph, Hnsw, TARGETS, shuffle, widest};
+use crate::hnsw::{Graph, Hnsw, shuffle};
 use crate::hnsw_build::Points;
 use crate::pool::each_job;
 use crate::walk::{Links, NONE, entries};
@@ -34,8 +33,8 @@ const FOLD_SHARE: usize = 128;
 /// Of so many nodes one must have changed before the widths of walks are measured again.
 const MEASURE_SHARE: usize = 4;
 
-/// Rows that serve as queries then.
-const ASKED: usize = 256;
+/// Rows that serve as queries then: no fewer, and no more.
+const ASKED: [usize; 2] = [256, 1024];
 
 /// How many times as many rows there must be for the graph to be built again.
 const GROWN: usize = 4;
@@ -175,9 +174,10 @@ impl Hnsw {
         let changes = dead + fresh.len();
         graph.change.folded += changes;
         graph.change.unmeasured += changes;
-        if graph.change.unmeasured > linked.len() / MEASURE_SHARE && asked.len() >= ASKED {
+        if graph.change.unmeasured > linked.len() / MEASURE_SHARE && asked.len() >= ASKED[0] {
             shuffle(&mut asked);
-            self.measure_again(graph, linked.clone(), &asked[..ASKED], threads);
+            asked.truncate(ASKED[1]);
+            self.measure_again(graph, &linked, &asked, threads);
             graph.change.unmeasured = 0;
         }
         let came: Vec<u32> = now[nodes..].to_vec();
@@ -205,39 +205,6 @@ impl Hnsw {
         (graph.linked, graph.covered, graph.dead) = (count, flat.ids.rows(), 0);
         graph.places = OnceLock::new();
         true
-    }
-
-    /// Measures the recall of the widths there are, among the rows `linked`, for `asked`, which are not among them, as
-    /// queries, and moves each width to where its target is reached.
-    fn measure_again(&self, graph: &mut Graph, mut linked: Vec<u32>, asked: &[u32], threads: usize) {
-        let (flat, deepest) = (&self.flat, DEPTHS[DEPTHS.len() - 1]);
-        linked.sort_unstable();
-        let row = |row: &u32| flat.vectors.row(*row as usize);
-        let queries: Vec<f32> = asked.iter().flat_map(row).copied().collect();
-        let request = Request { threads, ..Request::new(&queries, deepest) };
-        let truth = flat.search_listed(Some(&linked), &request).expect("nothing interrupts it");
-        let truth = (&truth.ids[..], &truth.scores[..], deepest);
-        let before = graph.widths;
-        for (place, k) in DEPTHS.iter().map(|k| (*k).min(linked.len())).enumerate().skip(1) {
-            let widest = widest(linked.len(), k);
-            let mut curve: Vec<(f64, f64)> = Vec::new();
-            for width in graph.widths[place].map(|width| (width as usize).clamp(k, widest)) {
-                if curve.last().is_none_or(|last| last.0 < width as f64) {
-                    let recall = self.reached(graph, &queries, truth, (k, width), threads);
-                    curve.push((width as f64, curve.last().map_or(recall, |last| recall.max(last.1))));
-                }
-            }
-            for (width, target) in graph.widths[place].iter_mut().zip(TARGETS) {
-                let wanted = moved(&curve, target).ceil() as usize;
-                *width = if wanted > widest { linked.len() } else { wanted.max(k.max(8)) } as u32;
-            }
-        }
-        // So few queries of one answer each tell little: its widths move as those for the next depth.
-        let [first, next, ..] = &mut graph.widths;
-        for ((first, next), before) in first.iter_mut().zip(next).zip(before[1]) {
-            let moved = f64::from(*first) * f64::from(*next) / f64::from(before.max(1));
-            *first = (moved.ceil() as u32).clamp(8, linked.len().max(8) as u32);
-        }
     }
 
     /// The rows that are not in the graph and can be, in a random order, and their guide codes. Others are kept outside.
@@ -290,23 +257,6 @@ impl Hnsw {
     pub(crate) fn is_coded(&self, row: u32) -> bool {
         self.flat.factors[row as usize / BLOCK].residual[row as usize % BLOCK].is_finite()
     }
-}
-
-/// The width at which a curve of (width, recall) reaches a target. Misses fall about as a power of the width from point
-/// to point, and as its inverse where the curve ends.
-fn moved(curve: &[(f64, f64)], target: f64) -> f64 {
-    let misses = |recall: f64| (1.0 - recall).max(1e-4);
-    let Some(above) = curve.iter().position(|point| point.1 >= target) else {
-        let (width, recall) = curve[curve.len() - 1];
-        return width * misses(recall) / misses(target);
-    };
-    let (width, recall) = curve[above];
-    if above == 0 {
-        return width * misses(recall) / misses(target);
-    }
-    let (from, low) = curve[above - 1];
-    let share = (misses(low).ln() - misses(target).ln()) / (misses(low).ln() - misses(recall).ln());
-    from * (width / from).powf(share.clamp(0.0, 1.0))
 }
 
 /// Rows that one thread codes at a time.

@@ -10,9 +10,10 @@ use nearfield_kernels::quantize::Frame;
 
 use crate::codec::{Reader, Writer};
 use crate::flat::Flat;
-use crate::hnsw::{DEPTHS, Graph, Hnsw, TARGETS, Widths};
+use crate::hnsw::{Graph, Hnsw};
 use crate::hnsw_change::Change;
-use crate::walk::{Level, Links, NONE, WIDEST};
+use crate::hnsw_widths::{DEPTHS, TARGETS, Widths};
+use crate::walk::{Level, Lie, Links, NONE, WIDEST};
 use crate::{Error, Result};
 
 /// The place of this kind in index files.
@@ -21,8 +22,10 @@ pub(crate) const KIND: u32 = 1;
 /// Numbers of answers that widths were measured for by versions that did not say how many.
 const OLD_DEPTHS: usize = 2;
 
-/// Numbers in the section that says what has happened to a graph since it was built.
-const CHANGES: usize = 6;
+/// Numbers in the section that says what has happened to a graph since it was built, and how far out rows lie; earlier
+/// versions did not say the latter.
+const CHANGES: usize = 8;
+const OLD_CHANGES: usize = 6;
 
 /// Numbers in the section that says how long the others are.
 const SHAPE: usize = 8;
@@ -88,8 +91,10 @@ impl Hnsw {
         let links = graph.level.links.iter().flat_map(|links| links.0);
         file.section(b"links   ", graph.level.links.len() * Links::WIDTH, links, u32::to_le_bytes)?;
         let Change { built, kept, folded, unmeasured, unsuited, swept } = graph.change;
+        let [folded, unmeasured] = [folded as u64, unmeasured as u64];
+        let [usual, spread] = [graph.lie.usual, graph.lie.spread].map(|x| f64::from(x).to_bits());
         let changes: [u64; CHANGES] =
-            [built as u64, kept.to_bits(), folded as u64, unmeasured as u64, unsuited as u64, swept as u64];
+            [built as u64, kept.to_bits(), folded, unmeasured, unsuited as u64, swept as u64, usual, spread];
         file.section(b"changes ", CHANGES, changes.into_iter(), u64::to_le_bytes)
     }
 
@@ -177,16 +182,20 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
     }
     let dead = of_nodes.iter().filter(|row| **row == NONE).count();
     let mut change = Change::since(nodes, &guide, &codes);
-    if changes == CHANGES {
+    let mut lie = Lie::default();
+    if changes == CHANGES || changes == OLD_CHANGES {
         // Earlier versions did not say what had happened to a graph.
-        let read = file.section(b"changes ", CHANGES, u64::from_le_bytes)?;
-        let [built, kept, folded, unmeasured, unsuited, swept] = read.try_into().expect("read as six");
+        let mut read = file.section(b"changes ", changes, u64::from_le_bytes)?;
+        read.resize(CHANGES, 0);
+        let [built, kept, folded, unmeasured, unsuited, swept, usual, spread] = read.try_into().expect("so many");
+        let number = |bits: u64| f64::from_bits(bits) as f32;
+        lie = Lie { usual: number(usual), spread: number(spread) };
         let count = |number: u64| number.min(u64::from(NONE)) as usize;
         let [built, folded, unmeasured, unsuited, swept] = [built, folded, unmeasured, unsuited, swept].map(count);
         change = Change { built, kept: f64::from_bits(kept), folded, unmeasured, unsuited, swept };
     }
     let (rows, linked, places) = (of_nodes, nodes, OnceLock::new());
-    Ok(Graph { rows, guide, codes, level, linked, widths, covered, outside, dead, change, places })
+    Ok(Graph { rows, guide, codes, level, linked, widths, lie, covered, outside, dead, change, places })
 }
 
 /// Neighbours from their bytes in a file.

@@ -28,6 +28,7 @@ pub mod hnsw;
 mod hnsw_build;
 mod hnsw_change;
 mod hnsw_file;
+mod hnsw_widths;
 mod ids;
 pub mod ivf;
 pub mod ivf_pq;

@@ -60,14 +60,65 @@ pub(crate) fn depth(k: usize) -> usize {
     (7 * k.max(10)).div_ceil(5)
 }
 
+/// How far from the nearest of the rows others lie, as half squared distances; zero where nobody knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Lie {
+    /// Most lie no farther than this.
+    pub usual: f32,
+    /// Hardly any lies farther than this beyond it.
+    pub spread: f32,
+}
+
+impl Lie {
+    /// What such half squared distances tell.
+    pub fn of(nearest: &mut [f32]) -> Self {
+        nearest.sort_unstable_by(f32::total_cmp);
+        let at = |share: usize| nearest.get(nearest.len() * share / 100).copied().unwrap_or(0.0).max(0.0);
+        let (usual, farthest) = (at(60), at(99));
+        if !farthest.is_finite() {
+            return Self::default(); // products are no distances
+        }
+        Self { usual, spread: (farthest - usual).max(usual / 4.0) }
+    }
+}
+
 /// A walk for k answers that expands about as many nodes as one of this width on an average, fewer for easy queries
 /// and more for hard ones; the dot product is no distance, and its walks have a width. The slack is a matter of scale:
 /// which width gives which recall is measured.
-pub(crate) fn adaptive(metric: Metric, width: usize, k: usize) -> Reach {
+///
+/// It is measured on rows. Queries of another kind, as people's questions are beside passages, lie farther from all rows,
+/// and miss as many answers more as rows do that lie as far out: so a walk for these has more slack.
+pub(crate) fn adaptive(metric: Metric, width: usize, k: usize, lie: Lie) -> Reach {
     const SLACK: f32 = 0.016; // for twice the width of the depth
-    let depth = depth(k);
-    if width <= depth || metric == Metric::Dot {
+    const OUTSIDE: f32 = 0.1; // more at the end of the spread
+    if metric == Metric::Dot {
         return Reach::wide(width);
     }
-    Reach { width: 4 * width, depth, slack: SLACK * (width - depth) as f32 / depth as f32 }
+    let depth = depth(k);
+    let slack = SLACK * width.saturating_sub(depth) as f32 / depth as f32;
+    let steep = if lie.spread > 0.0 { (OUTSIDE - slack / 2.0).max(0.0) / lie.spread } else { 0.0 };
+    Reach { width: 4 * depth.max(width), depth: depth.min(width), slack, far: lie.usual, steep }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lies_farther_out_than_most_gets_more_slack_and_nothing_where_nobody_knows() {
+        let mut nearest: Vec<f32> = (0..100).rev().map(|i| i as f32).collect();
+        let lie = Lie::of(&mut nearest);
+        assert_eq!(lie, Lie { usual: 60.0, spread: 39.0 });
+        let reach = |width| adaptive(Metric::L2, width, 10, lie);
+        assert_eq!((reach(10).depth, reach(10).slack, reach(10).far), (10, 0.0, 60.0));
+        assert!((reach(10).steep * lie.spread - 0.1).abs() < 1e-6);
+        assert!(reach(14).steep > reach(60).steep && reach(60).steep > 0.0, "wide walks have slack already");
+        assert_eq!(reach(1000).steep, 0.0);
+        for unknown in [Lie::default(), Lie::of(&mut []), Lie::of(&mut [f32::INFINITY; 8]), Lie::of(&mut [0.0; 8])] {
+            assert_eq!(adaptive(Metric::Cosine, 60, 10, unknown).steep, 0.0);
+        }
+        // Rows all about as far from each other do not make everybody else an exception.
+        assert_eq!(Lie::of(&mut [2.0; 50]).spread, 0.5);
+        assert_eq!(adaptive(Metric::Dot, 60, 10, lie).depth, usize::MAX);
+    }
 }

@@ -82,12 +82,24 @@ pub struct Reach {
     pub depth: usize,
     /// The share.
     pub slack: f32,
+    /// Half the squared distance to the nearest beyond which a query lies far from all, and its walk goes farther.
+    pub far: f32,
+    /// What the share grows by for each unit beyond it.
+    pub steep: f32,
 }
 
 impl Reach {
     /// A walk that ends when all of the nearest `width` nodes are expanded.
     pub fn wide(width: usize) -> Self {
-        Self { width, depth: usize::MAX, slack: 0.0 }
+        Self { width, depth: usize::MAX, slack: 0.0, far: 0.0, steep: 0.0 }
+    }
+
+    /// The key up to which nodes are expanded, where the `depth`-th nearest and the nearest have these keys.
+    #[inline(always)]
+    fn limit(&self, near: u64, nearest: u64, square: f32) -> u32 {
+        let [near, nearest] = [near, nearest].map(|entry| unordered((entry >> 32) as u32));
+        let share = self.slack + self.steep * (nearest + square / 2.0 - self.far).max(0.0);
+        ordered(near + share * (near + square / 2.0))
     }
 }
 
@@ -241,7 +253,7 @@ fn bar(pool: &[u64], length: usize, width: usize) -> u32 {
 /// Walks for one query and leaves the nearest nodes in the pool.
 #[inline(always)]
 pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
-    let Reach { width, depth, slack } = reach;
+    let Reach { width, depth, .. } = reach;
     assert!((1..=WIDEST).contains(&graph.width) && width > 0);
     walker.prepare(graph, width);
     let starts = STARTS.min(width);
@@ -319,12 +331,10 @@ pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Gr
             if let Some(sieve) = sieve.filter(|_| adaptive) {
                 walker.sift(count, depth, sieve);
                 if let Some(last) = walker.answerable.get(depth - 1) {
-                    let near = unordered((last >> 32) as u32);
-                    limit = ordered(near + slack * (near + query.square / 2.0));
+                    limit = reach.limit(*last, walker.pool[0], query.square);
                 }
             } else if adaptive && walker.length >= depth {
-                let near = unordered((walker.pool[depth - 1] >> 32) as u32);
-                limit = ordered(near + slack * (near + query.square / 2.0));
+                limit = reach.limit(walker.pool[depth - 1], walker.pool[0], query.square);
             }
         }
         std::mem::swap(&mut walker.fresh, &mut walker.ahead);

@@ -302,7 +302,8 @@ fn guide_keys_equal_the_reference_on_every_level() {
                 let mut walker = Walker::default();
                 for entries in [3, 41, 20] {
                     let graph = Graph { codes: &codes, lines, links: &links, width: wide, entries, sieve: None };
-                    for reach in [Reach::wide(width), Reach { width, depth: width.min(5), slack: 0.01 }] {
+                    let adaptive = Reach { depth: width.min(5), slack: 0.01, ..Reach::wide(width) };
+                    for reach in [Reach::wide(width), adaptive, Reach { far: 0.01, steep: 0.5, ..adaptive }] {
                         (kernels.walk)(&mut walker, &graph, &query, reach);
                         let found = walker.nearest().to_vec();
                         assert!(found.windows(2).all(|pair| pair[0] < pair[1]) && found.len() <= width);
@@ -334,7 +335,9 @@ fn guide_keys_equal_the_reference_on_every_level() {
                     }
                 }
             });
-            let each = 12;
+            let each = 18;
+            let goes_on = |walks: &[(Vec<u64>, usize, usize)]| walks[4].2 >= walks[2].2;
+            assert!(walks.chunks(6).all(goes_on), "a walk for a query that lies far out ends no earlier");
             assert!(walks.chunks(each).all(|walk| walk == &walks[..each]), "levels walk differently");
         }
     }

@@ -1,0 +1,204 @@
+//! How wide walks through a graph must be for a recall: measured when it is built and again as it changes, on rows that
+//! are not in it, against the exact answers. And how far out a query lies.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nearfield_kernels::kernels;
+
+use crate::flat::{Answers, Request};
+use crate::hnsw::{Bench, Graph, Hnsw, Plan};
+use crate::pool::each_job;
+use crate::walk::{Lie, adaptive, depth};
+
+/// The fewest of them that are asked for a width.
+const FEWEST_ASKED: usize = 96;
+
+/// Recalls for which the width of walks is measured.
+pub(crate) const TARGETS: [f64; 7] = [0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998];
+
+/// Numbers of answers for which the width of walks is measured.
+pub(crate) const DEPTHS: [usize; 4] = [1, 10, 30, 100];
+
+/// Where a pool of so many nodes does not reach a recall, one of any size hardly does.
+const WIDEST_WALK: usize = 1 << 13;
+
+/// Width of a walk for each depth and target.
+pub(crate) type Widths = [[u32; TARGETS.len()]; DEPTHS.len()];
+
+/// The first targets, whose widths are measured again as a graph changes.
+const AGAIN: usize = 5;
+
+/// A pool of so many nodes costs more than reading all codes: what it does not reach is left to the scan.
+pub(crate) fn widest(nodes: usize, k: usize) -> usize {
+    (nodes / 16).min(WIDEST_WALK).max(8 * k)
+}
+
+/// Standard errors by which the recall of the held-out rows must exceed a target: they are a sample.
+const CAUTION: f64 = 0.5;
+
+/// Of so many queries as many as tell enough about walks for k answers: many answers a query tell as much with fewer.
+fn telling(queries: usize, k: usize) -> usize {
+    queries.div_ceil(if k > 10 { 4 } else { 1 })
+}
+
+impl Hnsw {
+    /// Measures how wide a walk must be among the rows `linked`: `asked`, which are not among them, are the queries.
+    pub(crate) fn calibrate(&self, graph: &mut Graph, linked: &[u32], asked: &[u32], threads: usize) {
+        let nodes = linked.len();
+        let (queries, truth) = self.questions(linked, asked, threads);
+        graph.lie = self.lie(graph, &queries, threads);
+        let mut widths = [[0; TARGETS.len()]; DEPTHS.len()];
+        for (&k, widths) in DEPTHS.iter().zip(&mut widths) {
+            // Rows without any order need pools of thousands, each costlier than all narrow ones together: fewer queries
+            // must do there.
+            let most = telling(asked.len(), k);
+            let queries =
+                |width: usize| &queries[..self.flat.dimension * most.min((most * 512 / width).max(FEWEST_ASKED))];
+            let mut reached = 0;
+            let (mut width, mut before) = (k.max(8), (0.0, 0.0));
+            let widest = widest(nodes, k);
+            while reached < TARGETS.len() {
+                let recall = self.reached(graph, queries(width), &truth, (k.min(nodes), width), threads);
+                while reached < TARGETS.len() && (recall >= TARGETS[reached] || width >= widest) {
+                    // Recall rises ever more slowly, so between two widths it is above the line from one to the other.
+                    let share = (TARGETS[reached] - before.1) / (recall - before.1);
+                    let between = before.0 + share.max(0.0) * (width as f64 - before.0);
+                    let sufficient = if before.0 == 0.0 { width } else { (between.ceil() as usize).min(width) };
+                    widths[reached] = if recall >= TARGETS[reached] { sufficient } else { nodes } as u32;
+                    reached += 1;
+                }
+                before = (width as f64, recall);
+                width = (width + width.div_ceil(4)).min(nodes);
+            }
+        }
+        graph.widths = widths;
+    }
+
+    /// These rows as queries, and the best of the rows `linked` for each of them.
+    fn questions(&self, linked: &[u32], asked: &[u32], threads: usize) -> (Vec<f32>, Answers) {
+        let mut linked = linked.to_vec();
+        linked.sort_unstable();
+        let queries: Vec<f32> = asked.iter().flat_map(|row| self.flat.vectors.row(*row as usize)).copied().collect();
+        let request = Request { threads, ..Request::new(&queries, DEPTHS[DEPTHS.len() - 1]) };
+        let truth = self.flat.search_listed(Some(&linked), &request).expect("nothing interrupts it");
+        (queries, truth)
+    }
+
+    /// How far from the nearest node these queries lie.
+    fn lie(&self, graph: &Graph, queries: &[f32], threads: usize) -> Lie {
+        let dimension = self.flat.dimension;
+        let reach = adaptive(self.flat.metric, 4 * depth(1), 1, Lie::default());
+        let plan = Plan::new(dimension, reach, (1, reach.width), graph.linked);
+        let mut nearest = vec![0.0; queries.len() / dimension];
+        let jobs = queries.chunks(dimension).zip(&mut nearest);
+        each_job(threads, jobs, Bench::default, |bench, (query, nearest)| {
+            self.walk(kernels(), graph, query, &plan, bench);
+            let key = bench.walker.keyed().next().map_or(f32::INFINITY, |(key, _)| key);
+            *nearest = key + bench.guide.query.square / 2.0;
+        });
+        Lie::of(&mut nearest)
+    }
+
+    /// The recall that walks of this width reach for these queries, less what so few of them may flatter it by, where these
+    /// are the true answers, the first k of which count.
+    fn reached(
+        &self,
+        graph: &Graph,
+        queries: &[f32],
+        truth: &Answers,
+        (k, width): (usize, usize),
+        threads: usize,
+    ) -> f64 {
+        let flat = &self.flat;
+        let (found, squares) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let reach = adaptive(flat.metric, width, k, graph.lie);
+        let plan = Plan::new(flat.dimension, reach, (k, width), graph.linked);
+        let step = DEPTHS[DEPTHS.len() - 1];
+        let jobs = queries.chunks(flat.dimension).zip(truth.ids.chunks(step)).zip(truth.scores.chunks(step));
+        each_job(threads, jobs, Bench::default, |bench, ((query, ids), scores)| {
+            let worst = scores[..k].iter().copied().fold(f32::INFINITY, f32::min);
+            let (best, _) = self.walk(kernels(), graph, query, &plan, bench);
+            // A row that ties with the last true answer is as good as that one.
+            let right = best.iter().filter(|ranked| {
+                flat.metric.score(ranked.rank) >= worst || ids[..k].contains(&flat.ids.of(ranked.row))
+            });
+            let right = right.count();
+            found.fetch_add(right, Ordering::Relaxed);
+            squares.fetch_add(right * right, Ordering::Relaxed);
+        });
+        let asked = (queries.len() / flat.dimension) as f64;
+        let mean = found.into_inner() as f64 / asked;
+        let error = ((squares.into_inner() as f64 / asked - mean * mean).max(0.0) / asked).sqrt();
+        let caution = if k == 1 { 2.0 * CAUTION } else { CAUTION }; // all or nothing: such a sample tells least
+        (mean - error * caution) / k as f64
+    }
+
+    /// Width of a walk that reaches this recall for k answers, on rows like those in the graph.
+    pub(crate) fn width(&self, graph: &Graph, k: usize, recall: f64) -> usize {
+        let at = |widths: &[u32; TARGETS.len()]| {
+            let above = TARGETS.iter().position(|target| *target >= recall - 1e-9);
+            match above {
+                Some(0) => f64::from(widths[0]),
+                Some(i) => {
+                    let share = (recall - TARGETS[i - 1]) / (TARGETS[i] - TARGETS[i - 1]);
+                    f64::from(widths[i - 1]) + share * (f64::from(widths[i]) - f64::from(widths[i - 1]))
+                }
+                // Beyond the last target, misses fall about as the inverse of the width.
+                None => f64::from(widths[TARGETS.len() - 1]) * (1.0 - TARGETS[TARGETS.len() - 1]) / (1.0 - recall),
+            }
+        };
+        let part = DEPTHS.iter().rposition(|depth| *depth < k).unwrap_or(0).min(DEPTHS.len() - 2);
+        let (low, high) = (at(&graph.widths[part]), at(&graph.widths[part + 1]));
+        let [shallow, deep] = [DEPTHS[part], DEPTHS[part + 1]].map(|depth| depth as f64);
+        let share = (k as f64 - shallow).max(0.0) / (deep - shallow);
+        ((low + share * (high - low)).ceil() as usize).max(k)
+    }
+
+    /// Measures the recall of the widths there are, among the rows `linked`, for `asked`, which are not among them, as
+    /// queries, and moves each width to where its target is reached. The widest cost as much as all others together, and
+    /// move as the one before them does.
+    pub(crate) fn measure_again(&self, graph: &mut Graph, linked: &[u32], asked: &[u32], threads: usize) {
+        let (queries, truth) = self.questions(linked, asked, threads);
+        graph.lie = self.lie(graph, &queries, threads);
+        let mut widths = graph.widths;
+        for (widths, k) in widths.iter_mut().zip(DEPTHS.map(|k| k.min(linked.len()))) {
+            let queries = &queries[..self.flat.dimension * telling(asked.len(), k)];
+            let widest = widest(linked.len(), k);
+            let (measured, rest) = widths.split_at_mut(AGAIN);
+            let mut curve: Vec<(f64, f64)> = Vec::new();
+            for width in measured.iter().map(|width| (*width as usize).clamp(k.max(8), widest)) {
+                if curve.last().is_none_or(|last| last.0 < width as f64) {
+                    let recall = self.reached(graph, queries, &truth, (k, width), threads);
+                    curve.push((width as f64, curve.last().map_or(recall, |last| recall.max(last.1))));
+                }
+            }
+            let (last, mut now) = (f64::from(measured[AGAIN - 1]), 0.0);
+            for (width, target) in measured.iter_mut().zip(TARGETS) {
+                now = moved(&curve, target).max(k.max(8) as f64);
+                *width = if now > widest as f64 { linked.len() } else { now.ceil() as usize } as u32;
+            }
+            for width in rest {
+                let wanted = (f64::from(*width) * now / last).ceil() as usize;
+                *width = if wanted > widest { linked.len() } else { wanted } as u32;
+            }
+        }
+        graph.widths = widths;
+    }
+}
+
+/// The width at which a curve of (width, recall) reaches a target. Misses fall about as a power of the width from point
+/// to point, and as its inverse where the curve ends.
+fn moved(curve: &[(f64, f64)], target: f64) -> f64 {
+    let misses = |recall: f64| (1.0 - recall).max(1e-4);
+    let Some(above) = curve.iter().position(|point| point.1 >= target) else {
+        let (width, recall) = curve[curve.len() - 1];
+        return width * misses(recall) / misses(target);
+    };
+    let (width, recall) = curve[above];
+    if above == 0 {
+        return width * misses(recall) / misses(target);
+    }
+    let (from, low) = curve[above - 1];
+    let share = (misses(low).ln() - misses(target).ln()) / (misses(low).ln() - misses(recall).ln());
+    from * (width / from).powf(share.clamp(0.0, 1.0))
+}
