@@ -121,8 +121,8 @@ class Collection(Verbs):
                 collection were made by another embedder.
 
         Example:
-            >>> docs.add(["The cat sat on the mat."], ids=["cat"], metadatas=[{"year": 1999}])
-            ['cat']
+            >>> docs.add(["Dogs chase cats."], ids=["dogs"], metadatas=[{"year": 1999}])
+            ['dogs']
         """
         return self._writer.put(documents, ids, embeddings, metadatas, replace=False)
 
@@ -316,8 +316,8 @@ class Collection(Verbs):
             limit: at most so many values.
 
         Example:
-            >>> dict(docs.facet("language", where={"year": {"$gte": 2000}}))
-            {'en': 120, 'de': 31}
+            >>> dict(docs.facet("language", where={"year": {"$gte": 1990}}))
+            {'en': 2}
         """
         most = None if limit is None else inputs.not_negative(limit, "limit")
         return self._reader.facet(inputs.field(field, "field"), filters.parse(where, where_document), most)
@@ -384,8 +384,9 @@ class Collection(Verbs):
         Example:
             >>> for hit in docs.search("a feline resting on a rug", k=3, where={"year": {"$lt": 2005}}):
             ...     print(f"{hit.score:.3f}  {hit.document}")
+            0.566  The cat sat on the mat.
             >>> docs.search(["king", "woman"], negative=["man"], combine="mean", k=1)
-            >>> docs.search("cats", k=5, diversity=0.3, group_by="source")
+            >>> docs.search("cats", k=5, diversity=0.3, group_by="language")
         """
         request = Request.checked(
             k,
@@ -421,7 +422,7 @@ class Collection(Verbs):
 
         Example:
             >>> docs.similar("cat", k=5)
-            >>> docs.similar(["liked", "loved"], negative=["bored"], k=20, where={"seen": False})
+            >>> docs.similar(["cat"], negative=["stocks"], k=20, where={"year": {"$lt": 2005}})
         """
         options["combine"] = options.get("combine") or "mean"
         return self._searcher.similar(ids, Request.checked(k, **options))

@@ -68,8 +68,8 @@ class Index(Handle):
         >>> index.add([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).tolist()
         [0, 1, 2]
         >>> ids, scores = index.search([2.0, 1.0], k=2)
-        >>> ids.tolist(), scores.round(3).tolist()
-        ([2, 0], [0.949, 0.894])
+        >>> ids.tolist(), [f"{score:.3f}" for score in scores]
+        ([2, 0], ['0.949', '0.894'])
     """
 
     _native: _native.Index

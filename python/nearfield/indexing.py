@@ -187,6 +187,8 @@ def neighbours(collection: Collection, hit: Hit | Record, before: int = 1, after
         InvalidInput: the record was not made by `index_folder`, or a number is negative.
 
     Example:
+        >>> docs = nf.open().collection("docs")
+        >>> _ = nf.index_folder(docs, "examples/corpus/animals.md")
         >>> hit = docs.search("a feline resting on a rug", k=1)[0]
         >>> text = "\\n".join(record.document for record in nf.neighbours(docs, hit))
     """

@@ -111,7 +111,8 @@ class Report:
     rows_scanned: rows whose code was scored. rows_reread: rows whose full vector was read. hops: nodes of a graph whose
     neighbours were looked at. effort: how far an approximate search went, in the unit of its kind (width of a walk),
     0 for an exact one. expected: share of the true answers that this effort found when it was measured.
-    bytes_read: bytes of codes, factors and vectors read. For a batch, all figures are of the whole batch.
+    bytes_read: bytes of codes, factors and vectors read; of several threads each looks closer at a few rows that the
+    others could have told it to pass over, so it differs a little. For a batch, all figures are of the whole batch.
     plan: the way that was chosen: "scan" of all codes, "gather" (of those allowed alone), "walk" through a graph,
     "sweep" (over the graph's short codes of those allowed), or "probe" of lists or tables; ", then scan" or ", then
     sweep" where these found too little for some queries, as many as `rescued`.

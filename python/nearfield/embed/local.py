@@ -135,7 +135,7 @@ class LocalEmbedder:
 
         Example:
             >>> LocalEmbedder().token_spans("A feline rests.")
-            [(0, 1), (2, 5), (5, 8), (9, 14), (14, 15)]
+            [(0, 1), (2, 4), (4, 8), (9, 14), (14, 15)]
         """
         lowered = text.lower() if self._checkpoint.lowercase else text
         encoding = self._whole_tokenizer().encode(lowered.encode("utf-8", "replace").decode(), add_special_tokens=False)

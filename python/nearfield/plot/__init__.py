@@ -94,7 +94,8 @@ def plot_map(
         StorageError: the file cannot be written.
 
     Example:
-        >>> plot_map(docs, "map.html", color="topic")
+        >>> plot_map(docs, "map.html", color="year")
+        2
     """
     target = _target(path, (".html", ".png", ".svg", ".pdf"))
     records, total = _sample(collection, where, inputs.positive(limit, "limit"))

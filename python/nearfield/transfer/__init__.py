@@ -5,11 +5,9 @@ Both directions stream: memory holds one batch, however large the collection is.
 Example:
     >>> from nearfield import transfer
     >>> transfer.export_to(docs, "docs.parquet")
-    10000
-    >>> transfer.import_from(other, "docs.parquet")
-    Imported(added=10000, skipped=0)
-    >>> transfer.import_from(docs, transfer.chroma("chroma-folder", "docs"))
-    Imported(added=812, skipped=0)
+    2
+    >>> transfer.import_from(nf.open().collection("copy"), "docs.parquet")
+    Imported(added=2, skipped=0)
 """
 
 from __future__ import annotations
@@ -77,8 +75,9 @@ def export_to(
         StorageError: the file cannot be written.
 
     Example:
+        >>> from nearfield import transfer
         >>> transfer.export_to(docs, "docs.parquet", where={"year": {"$gte": 2000}})
-        512
+        1
     """
     include = ("documents", "metadatas", "embeddings") if embeddings else ("documents", "metadatas")
     write = writer(path)
