@@ -212,6 +212,12 @@ def test_wrong_usage_is_told_apart(run: Run, words: list[str]) -> None:
     ended = run(*words)
     assert (ended.code, ended.out) == (2, "")
     assert "Error" in ended.err
+    assert "--where" not in words or '{"year": 2005}' in ended.err
+
+
+def test_the_help_begins_with_what_one_begins_with(run: Run) -> None:
+    shown = re.findall(r"^│ (\w+) ", run("--help").out, re.M)
+    assert shown[:5] == ["index", "search", "ask", "info", "demo"]
 
 
 @pytest.mark.parametrize(

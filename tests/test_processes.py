@@ -429,7 +429,7 @@ def test_threads_read_one_database_in_memory_while_others_write() -> None:
 
         with ThreadPoolExecutor(9) as pool:
             for done in [pool.submit(write), *(pool.submit(read, n) for n in range(8))]:
-                done.result(60)
+                done.result(200)
         assert collection.count() == 362
 
 

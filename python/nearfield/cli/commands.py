@@ -192,3 +192,8 @@ def _described(database: Database, name: str) -> dict[str, Any]:
 
 def _bytes_under(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+_FIRST = ["index", "search", "ask", "info", "demo"]  # in the help; who comes new begins with these
+_place = {name: place for place, name in enumerate(_FIRST)}
+app.registered_commands.sort(key=lambda command: _place.get(getattr(command.callback, "__name__", ""), len(_FIRST)))

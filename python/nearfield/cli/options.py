@@ -40,7 +40,9 @@ def parsed_where(where: str | None) -> dict[str, Any] | None:
     try:
         condition = json.loads(where)
     except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="--where") from None
+        raise typer.BadParameter(
+            f"not JSON: {error}; write '{{\"year\": 2005}}', with both kinds of quotes", param_hint="--where"
+        ) from None
     if not isinstance(condition, dict):
         raise typer.BadParameter(f'give an object such as {{"year": 2005}}, got {where}', param_hint="--where")
     return condition
