@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pathspec
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,18 +85,14 @@ UNSAFE = {  # the only Rust files that may say `unsafe`, and why
 
 
 def tracked(*suffixes: str) -> list[Path]:
-    """Files that are in the repository or would be after `git add`."""
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    names = listing.stdout.split("\0")[:-1] if listing.returncode == 0 else []
-    paths = [ROOT / name for name in names] or [
-        p for p in ROOT.rglob("*") if not p.relative_to(ROOT).parts[0].startswith(".")
-    ]
-    return [path for path in paths if path.is_file() and (not suffixes or path.name.endswith(suffixes))]
+    """Files that are in the repository or would be after `git add`; in a copy without one, those it does not ignore."""
+    command = ["git", "-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # whoever owns the folder
+    names = listing.stdout.split("\0")[:-1]
+    if listing.returncode:
+        ignored = pathspec.GitIgnoreSpec.from_lines((ROOT / ".gitignore").read_text().splitlines())
+        names = [name for name in ignored.match_tree_files(ROOT, negate=True) if name.split("/")[0] != ".git"]
+    return [path for name in names if (path := ROOT / name).is_file() and (not suffixes or name.endswith(suffixes))]
 
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
