@@ -200,7 +200,7 @@ import hashlib, sys
 import numpy as np
 import nearfield as nf
 rng = np.random.default_rng(1)
-rows = (rng.standard_normal((6000, 300)) / np.sqrt(1 + np.arange(300))).astype(np.float32)
+rows = (rng.standard_normal((3000, 300)) / np.sqrt(1 + np.arange(300))).astype(np.float32)
 index = nf.Index(300, sys.argv[1], kind="hnsw", threads=int(sys.argv[2]))
 index.add(rows)
 index.save(sys.argv[3])

@@ -132,7 +132,7 @@ def _create(path: str, name: str, start: Any) -> None:
 @needs_fork
 def test_many_processes_may_make_the_database_at_the_same_moment(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")  # a fork starts in a millisecond: many tries at hitting the moment
-    for attempt in range(25):
+    for attempt in range(15):
         path, start = str(tmp_path / f"{attempt}.nf"), fork.Barrier(6)
         _run([fork.Process(target=_create, args=(path, f"p{i}", start)) for i in range(6)])
         with nf.open(path) as db:
