@@ -35,6 +35,7 @@ LAYERS: dict[str, list[str | frozenset[str]]] = {
         frozenset(
             {
                 "store",
+                "beside",
                 "catalog",
                 "checkpoint",
                 "compaction",

@@ -38,20 +38,20 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The first rows of what was read from the catalog to make columns or words."""
     rows: list[int] = []
-    metadata, piece = Transaction.metadata, Transaction.piece
+    metadata, texts = Transaction.metadata, Transaction.texts
 
     def counted(self: Transaction, id: int, row: int) -> Any:
         found = list(metadata(self, id, row))
         rows.extend(int(first[0]) for first, _ in found)
         return iter(found)
 
-    def counted_piece(self: Transaction, state: Any, row: int, *most: int) -> Any:
-        found = piece(self, state, row, *most)
-        rows.extend(record.row for record in found[:1])
-        return found
+    def counted_texts(self: Transaction, state: Any, row: int) -> Any:
+        found = list(texts(self, state, row))
+        rows.extend(int(first[0]) for first, _ in found)
+        return iter(found)
 
     monkeypatch.setattr(Transaction, "metadata", counted)
-    monkeypatch.setattr(Transaction, "piece", counted_piece)
+    monkeypatch.setattr(Transaction, "texts", counted_texts)
     return rows
 
 

@@ -19,7 +19,7 @@ import pytest
 import nearfield as nf
 import powercut
 from databases import DIMENSION, files, filled, intact, vectors
-from nearfield import schema, segments, transaction
+from nearfield import _native, schema, segments, transaction
 from nearfield.errors import AlreadyExists, DiskFull, ReadOnly, StorageError
 
 TRACED = pytest.mark.skipif(not powercut.can_trace(), reason="strace is not there, or may not watch")
@@ -35,7 +35,7 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("beside", [False, True])
-@pytest.mark.parametrize("step", ["write", "sync", "rename", "sync_folder"])
+@pytest.mark.parametrize("step", ["write", "rows", "sync", "rename", "sync_folder"])
 def test_a_disk_that_is_full_while_sealing_changes_nothing(
     tmp_path: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch, step: str, beside: bool
 ) -> None:
@@ -51,6 +51,8 @@ def test_a_disk_that_is_full_while_sealing_changes_nothing(
             patch.setattr(Path, "replace", full)
         elif step == "write":
             patch.setattr(np.lib.format, "write_array_header_1_0", full)
+        elif step == "rows":
+            patch.setattr(segments._native, "write_rows", full)
         else:
             patch.setattr(segments, step, full)
         with pytest.raises(DiskFull, match="make room"):
@@ -61,6 +63,13 @@ def test_a_disk_that_is_full_while_sealing_changes_nothing(
     assert db.collection("c", embedder=None).count() == 20
     assert files(tmp_path / "x.nf") == ["000001.npy", "000002.npy"]
     db.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device on which nothing finds room")
+def test_the_core_says_of_a_full_disk_that_it_cannot_be_written() -> None:
+    with pytest.raises(OSError, match="No space left") as error:
+        _native.write_rows("/dev/full", 0, vectors(10), 0)
+    assert error.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize("beside", [False, True])

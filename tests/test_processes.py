@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import nearfield as nf
-from nearfield import schema, transaction
+from nearfield import live, schema, transaction
 from nearfield.errors import InvalidInput, Locked, NotFound
 
 DIMENSION = 8
@@ -285,6 +285,55 @@ def test_a_fork_in_the_middle_of_other_threads_work_inherits_nothing_half_done(t
                 thread.join()
         assert {f"child {n}" for n in range(10)} <= {record.id for record in collection.get()}
         equals_brute_force(collection)
+
+
+FORKS_WHILE_DAMAGE_IS_FOUND = """
+import os, sys, threading, time, warnings
+import nearfield as nf
+from nearfield.store import Store
+
+warnings.simplefilter("ignore")  # of the damage
+collection = nf.open(sys.argv[1]).collection("c", embedder=None)
+forget, found = Store.forget, threading.Event()
+
+def at_the_wrong_moment(store, *what):
+    found.set()
+    while not store._barred:  # until the fork has begun
+        time.sleep(0.001)
+    forget(store, *what)
+
+Store.forget = at_the_wrong_moment
+counts = []
+thread = threading.Thread(target=lambda: counts.append(collection.count({"n": {"$gte": 0}})))
+thread.start()
+assert found.wait(30)
+child = os.fork()
+if not child:
+    os._exit(collection.count({"n": 1}) != 1)
+thread.join()
+assert (counts, os.waitpid(child, 0)[1]) == ([40], 0)
+"""
+
+
+@needs_fork
+def test_a_fork_and_a_search_that_finds_an_index_damaged_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "WORTH_PUBLISHING", 10)
+    with nf.open(tmp_path / "x.nf") as db:
+        names = [f"name {n}" for n in range(40)]
+        collection = db.collection("c", embedder=None)
+        collection.add(ids=names, embeddings=[vector(name) for name in names], metadatas=[{"n": n} for n in range(40)])
+        assert collection.count({"n": 7}) == 1
+    (published,) = (tmp_path / "x.nf" / "indexes" / "c").glob("columns-*")
+    damaged = bytearray(published.read_bytes())
+    damaged[-1] ^= 1
+    published.write_bytes(damaged)
+    subprocess.run([sys.executable, "-c", FORKS_WHILE_DAMAGE_IS_FOUND, str(tmp_path / "x.nf")], check=True, timeout=30)
+    with nf.open(tmp_path / "x.nf") as db:
+        with pytest.warns(UserWarning, match="made again"):  # who was in the way of a fork left it as it was
+            assert db.collection("c", embedder=None).count({"n": 7}) == 1
+        assert db.verify() == []
 
 
 @needs_fork

@@ -17,11 +17,13 @@ __all__ = [
     "default_threads",
     "documents_matching",
     "first_damaged",
+    "first_damaged_text",
     "first_not_finite",
     "first_not_text",
     "json_objects",
     "languages",
     "record_lines",
+    "write_rows",
 ]
 
 _Rows = tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float32]]
@@ -41,11 +43,12 @@ def record_lines(
     ids: Sequence[str],
     metadatas: Sequence[str],
     documents: Sequence[str | None],
-    most: int,
-) -> list[tuple[int | str | None, ...]]: ...
+) -> tuple[int | str | None, ...]: ...
 def first_damaged(lines: list[tuple[Any, ...]]) -> int | None: ...
+def first_damaged_text(lines: list[tuple[Any, ...]]) -> int | None: ...
 def crc32(bytes: NDArray[np.uint8], value: int) -> int: ...
 def first_not_finite(rows: NDArray[np.float32]) -> int | None: ...
+def write_rows(path: str | PathLike[str], start: int, rows: NDArray[np.float32], value: int) -> int: ...
 def languages() -> list[str]: ...
 
 @final

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from nearfield import segments
-from nearfield.errors import Corrupt, NotFound
+from nearfield.errors import Corrupt, NotFound, shown
 from nearfield.schema import LANGUAGES
 from nearfield.segments import Segment, SegmentFile
 
@@ -300,3 +301,21 @@ class Catalog:
 
 def generation_checksum(collection: int, kind: str, number: int, next_row: int, seq: int) -> int:
     return zlib.crc32(f"{collection}\0{kind}\0{number}\0{next_row}\0{seq}".encode())
+
+
+def taken_message(collection: str, taken: Sequence[str]) -> str:
+    """What `AlreadyExists` says about ids."""
+    more = f" and {len(taken) - 3} more" if len(taken) > 3 else ""
+    return (
+        f"collection {collection!r} has records with the ids {', '.join(map(shown, taken[:3]))}{more}: nothing was "
+        "added; upsert() replaces records, update() changes parts of them"
+    )
+
+
+def mismatch_message(state: State, identity: str) -> str:
+    """What `EmbedderMismatch` says."""
+    return (
+        f"collection {state.name!r} was filled by the embedder {state.embedder!r}, not by {identity!r}; their vectors "
+        "cannot be compared. Open it with the embedder that filled it; or make a new collection and add the documents "
+        "again; or open it with embedder=None, to read it and to search with vectors"
+    )

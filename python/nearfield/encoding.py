@@ -6,8 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 from nearfield import inputs
+from nearfield.catalog import mismatch_message
 from nearfield.errors import EmbedderMismatch, InvalidInput
-from nearfield.transaction import State, mismatch_message
+from nearfield.transaction import State
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nearfield.beside import prefetched
 from nearfield.errors import Corrupt
 from nearfield.given import Given
 from nearfield.live import WORTH_PUBLISHING, Published, Version
@@ -19,8 +20,7 @@ from nearfield.types import Report
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_RECORDS = 20_000  # read at once, and
-_CHARACTERS = 1 << 25  # no more text than this
+_RECORDS = 20_000  # taken in at once
 
 
 class LiveText(Published[SparseIndex]):
@@ -99,10 +99,13 @@ class LiveText(Published[SparseIndex]):
             for start in range(0, len(changed), _RECORDS):
                 records = transaction.records(state.id, changed[start : start + _RECORDS].tolist())
                 _add(thing, _documents(records.values()))
-        row = since.next_row
-        while row < state.next_row and (piece := transaction.piece(state, row, _RECORDS, _CHARACTERS)):
-            _add(thing, _documents(piece))
-            row = piece[-1].row + 1
+        pieces: Iterator[tuple[NDArray[np.int64], list[str]]] = iter(())
+        if state.next_row > since.next_row:
+            pieces = transaction.texts(state, since.next_row)
+        if state.next_row >= since.next_row + _RECORDS:
+            pieces = prefetched(pieces)  # reading them takes about as long as making words of them
+        for rows, documents in pieces:
+            thing.add(documents, rows)
         return thing
 
 

@@ -7,9 +7,9 @@ the catalog does not name belongs to nobody: it was left by a crash.
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nearfield import _native
+from nearfield.beside import Task
 from nearfield.errors import Corrupt
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 VECTORS = "vectors"
 INDEXES = "indexes"
 _TEMPORARY = ".tmp"
-_CHUNK = 1 << 20  # bytes that are checked, or written, at once: they stay in the cache of a core
+_CHUNK = 1 << 20  # bytes that are checked at once: they stay in the cache of a core
 _BESIDE = 1 << 20  # bytes from which on writing is worth a thread
 
 
@@ -88,6 +89,7 @@ class SegmentFile:
         self._temporary = self.path.with_name(self.path.name + _TEMPORARY)
         self._file = self._temporary.open("xb")
         self._written(self._header)
+        self._end = self._file.tell()
 
     def append(self, vectors: NDArray[np.float32]) -> None:
         """Add vectors, (n, dimension) float32."""
@@ -121,14 +123,11 @@ class SegmentFile:
                 leftover.unlink()
 
     def _write(self, vectors: NDArray[np.float32]) -> None:
-        step = max(1, _CHUNK // (4 * self._dimension))
-        piece = np.empty((min(step, len(vectors)), self._dimension), dtype="<f4")
-        for at in range(0, len(vectors), step):
-            part = piece[: len(vectors) - at]
-            part[:] = vectors[at : at + step]  # a copy: what the caller does to his array meanwhile does no harm
-            self.crc32 = _native.crc32(_bytes(part), self.crc32)
-            self._file.write(part.data)
-        self.rows += len(vectors)
+        rows = np.ascontiguousarray(vectors, dtype=np.float32)
+        self._file.flush()
+        self.crc32 = _native.write_rows(self._temporary, self._end, rows, self.crc32)
+        self._end += rows.nbytes
+        self.rows += len(rows)
 
     def _header(self) -> None:
         # NumPy leaves room for the number of rows to grow: the header keeps its length.
@@ -162,37 +161,18 @@ class Beside:
     """
 
     def __init__(self, folder: Path, parts: Sequence[NDArray[np.float32]]) -> None:
-        self._folder = folder
-        self._parts = parts
-        self._file: SegmentFile | None = None
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        if sum(part.nbytes for part in parts) >= _BESIDE:
-            self._thread = threading.Thread(target=self._run, name="nearfield segment")
-            self._thread.start()
+        self._write = functools.partial(write, folder, parts)
+        large = sum(part.nbytes for part in parts) >= _BESIDE
+        self._task = Task(self._write) if large else None
 
     def file(self) -> SegmentFile:
         """The finished file; raises what went wrong with it, and then there is none."""
-        if self._thread is None:
-            self._run()
-        else:
-            self._thread.join()
-        if self._error is not None:
-            raise self._error
-        assert self._file is not None
-        return self._file
+        return self._write() if self._task is None else self._task.result()
 
     def abandon(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-        if self._file is not None:
-            self._file.abandon()
-
-    def _run(self) -> None:
-        try:
-            self._file = write(self._folder, self._parts)
-        except BaseException as error:
-            self._error = error
+        if self._task is not None:
+            with suppress(Exception):
+                self._task.result().abandon()
 
 
 def put(path: Path, write: Callable[[Path], None]) -> Path:

@@ -113,7 +113,7 @@ class Store:
         Raises:
             Closed, ReadOnly, Locked, DiskFull, StorageError: nothing was changed.
         """
-        with self._write_lock, translated(self.path, "writing to"), self._alone():
+        with self._locked(wait), translated(self.path, "writing to"), self._alone():
             self._check_open()
             self.check_writable()
             if self._writer is None:
@@ -141,6 +141,16 @@ class Store:
                 raise
             if self._checkpoints is not None:
                 self._checkpoints.written(self._writer.total_changes - changes, self._move_log)
+
+    @contextmanager
+    def _locked(self, wait: bool) -> Iterator[None]:
+        """The lock of this process's writer. Who has a view must not wait: a fork has it, and waits for views."""
+        if not self._write_lock.acquire(blocking=wait):
+            raise Locked(f"writing to {self.path}: another thread is at it; try again")
+        try:
+            yield
+        finally:
+            self._write_lock.release()
 
     @contextmanager
     def maintaining(self, wait: float = 0.0) -> Iterator[bool]:

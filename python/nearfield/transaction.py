@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nearfield import _native, segments
-from nearfield.catalog import Catalog, Generation, State
-from nearfield.errors import AlreadyExists, Corrupt, InvalidInput, shown
+from nearfield.beside import prefetched
+from nearfield.catalog import Catalog, Generation, State, taken_message
+from nearfield.errors import AlreadyExists, Corrupt, InvalidInput
 from nearfield.types import FileRows
 
 __all__ = ["MAX_ROWS", "SEAL_ROWS", "Generation", "NewRecords", "State", "Stored", "Transaction"]
@@ -25,8 +28,13 @@ MAX_ROWS = 2**32  # rows are u32
 _CHUNK = 1 << 24  # bytes of vectors handed on at once
 _RECORD = "key & 4294967295, id, metadata, document, crc32, crc32_doc"
 _WITHOUT_DOCUMENT = "key & 4294967295, id, metadata, NULL, crc32, 0"
-_PIECE = 1 << 14  # records handed on at once
+_PIECE = 1 << 14  # records handed on at once, and
+_CHARACTERS = 1 << 24  # of documents about so many
+_FEW = 16  # records whose documents may be any length
 _LINES = 128  # records that one statement stores; each has six parameters, and old SQLites allow 999
+_MANY = 4096  # records whose lines are worth a thread, and
+_MANY_LINES = 512  # longer statements: it works while SQLite does
+_PARAMETERS = 32_766  # that statements of new SQLites may have, unless they were built with another limit
 
 
 class Stored(NamedTuple):
@@ -122,6 +130,33 @@ class Transaction(Catalog):
                     (json.dumps((piece + base).tolist()),),
                 )
                 yield piece, [verified(line).document for line in found]
+
+    def texts(self, state: State, first_row: int) -> Iterator[tuple[NDArray[np.int64], list[str]]]:
+        """Rows from `first_row` on that have a document, ascending, and their documents; in pieces.
+
+        Raises:
+            Corrupt: naming a record whose bytes are not those that were written.
+        """
+        found = self._sql.execute(
+            "SELECT key & 4294967295, document, crc32_doc FROM records WHERE key >= ? AND key < ? ORDER BY key",
+            (state.id << 32 | first_row, (state.id + 1) << 32),
+        )
+        rows: list[int] = []
+        documents: list[str] = []
+        size = 0
+        while lines := found.fetchmany(_FEW):
+            if (bad := _native.first_damaged_text(lines)) is not None:
+                self.records(state.id, [lines[bad][0]])  # raises
+            for row, document, _ in lines:
+                if document is not None:
+                    rows.append(row)
+                    documents.append(document)
+                    size += len(document)
+            if size >= _CHARACTERS or len(rows) >= _PIECE:
+                yield np.array(rows, dtype=np.int64), documents
+                rows, documents, size = [], [], 0
+        if rows:
+            yield np.array(rows, dtype=np.int64), documents
 
     def dead_rows(self, collection: int, after: int) -> NDArray[np.int64]:
         """Rows that died after the change number `after`.
@@ -302,7 +337,7 @@ class Transaction(Catalog):
             (state.id << 32 | first_row, (state.id + 1) << 32, count),
         )
         records: list[Stored] = []
-        while size >= 0 and (lines := found.fetchmany(16)):
+        while size >= 0 and (lines := found.fetchmany(_FEW)):
             if (bad := _native.first_damaged(lines)) is not None:
                 verified(lines[bad])
             for row, id, metadata, document, _, _ in lines:
@@ -318,21 +353,24 @@ class Transaction(Catalog):
         Raises:
             AlreadyExists: as `append`.
         """
-        line, key = f"(?, {state.id}, ?, ?, ?, ?, ?)", state.id << 32 | first
+        count, key = len(new.ids), state.id << 32 | first
+        allowed = min(_PARAMETERS, self._sql.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER))
+        many = count >= _MANY and allowed >= 6 * _MANY_LINES
+        step = _MANY_LINES if many else _LINES
+        pieces = (
+            _native.record_lines(key + at, new.ids[at:end], new.metadatas[at:end], new.documents[at:end])
+            for at, end in zip(range(0, count, step), range(step, count + step, step), strict=True)
+        )
         try:  # many records a statement, or most of the time goes into starting it
-            for values in _native.record_lines(key, new.ids, new.metadatas, new.documents, _LINES):
-                self._sql.execute(
-                    "INSERT INTO records (key, collection, id, crc32, crc32_doc, metadata, document) VALUES "
-                    + ", ".join([line] * (len(values) // 6)),
-                    values,
-                )
+            with closing(prefetched(pieces) if many else pieces) as lines:
+                for values in lines:
+                    self._sql.execute(_insert(state.id, len(values) // 6), values)
         except sqlite3.IntegrityError:
             rows = self.rows_of(state.id, new.ids)
             taken = [id for id in new.ids if rows.get(id, first) < first]
             if not taken:
                 raise Corrupt(f"collection {state.name!r} has records in rows that it has not given yet") from None
             raise AlreadyExists(taken_message(state.name, taken)) from None
-        count = len(new.ids)
         self._sql.execute(
             "UPDATE collections SET next_row = next_row + ?, live = live + ? WHERE id = ?", (count, count, state.id)
         )
@@ -436,21 +474,11 @@ def _unpacked(state: State, lines: list[tuple[int, int, bytes]], rows: Sequence[
     return np.frombuffer(b"".join(blob for _, _, blob in lines), dtype="<f4").reshape(len(lines), size // 4)
 
 
-def taken_message(collection: str, taken: Sequence[str]) -> str:
-    """What `AlreadyExists` says about ids."""
-    more = f" and {len(taken) - 3} more" if len(taken) > 3 else ""
-    return (
-        f"collection {collection!r} has records with the ids {', '.join(map(shown, taken[:3]))}{more}: nothing was "
-        "added; upsert() replaces records, update() changes parts of them"
-    )
-
-
-def mismatch_message(state: State, identity: str) -> str:
-    """What `EmbedderMismatch` says."""
-    return (
-        f"collection {state.name!r} was filled by the embedder {state.embedder!r}, not by {identity!r}; their vectors "
-        "cannot be compared. Open it with the embedder that filled it; or make a new collection and add the documents "
-        "again; or open it with embedder=None, to read it and to search with vectors"
+@functools.lru_cache(8)
+def _insert(collection: int, records: int) -> str:
+    line = f"(?, {collection}, ?, ?, ?, ?, ?)"
+    return "INSERT INTO records (key, collection, id, crc32, crc32_doc, metadata, document) VALUES " + ", ".join(
+        [line] * records
     )
 
 

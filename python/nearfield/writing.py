@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfield import compaction, filters, inputs
+from nearfield.catalog import mismatch_message, taken_message
 from nearfield.columns import LiveColumns
 from nearfield.derived import Derived, ahead
 from nearfield.encoding import Encoder
@@ -14,7 +15,7 @@ from nearfield.errors import AlreadyExists, EmbedderMismatch, InvalidInput
 from nearfield.live import Version
 from nearfield.reading import Reader, existing
 from nearfield.store import Store
-from nearfield.transaction import NewRecords, State, Stored, Transaction, mismatch_message, taken_message
+from nearfield.transaction import NewRecords, State, Stored, Transaction
 from nearfield.types import Where
 
 if TYPE_CHECKING:

@@ -1,6 +1,13 @@
 //! What the catalog keeps of a record beside its vector: metadata as JSON, and checksums.
 
+use std::fs::OpenOptions;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::Path;
+
 use crc32fast::Hasher;
+
+/// Numbers that are written at once: they stay in the cache of a core.
+const CHUNK: usize = 1 << 18;
 
 /// A JSON object of scalars, being written. What a record may not hold is refused, and the object is of no more use.
 #[derive(Debug, Default)]
@@ -100,6 +107,23 @@ pub fn crc32(bytes: &[u8], value: u32) -> u32 {
     hasher.finalize()
 }
 
+/// Writes numbers, little-endian, to a file that is there, from this byte on; returns the CRC-32 of the bytes, going on
+/// from `value`.
+pub fn write_rows(path: &Path, start: u64, numbers: &[f32], mut value: u32) -> io::Result<u32> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = vec![0; 4 * CHUNK.min(numbers.len())];
+    for part in numbers.chunks(CHUNK) {
+        let bytes = &mut bytes[..4 * part.len()];
+        for (bytes, number) in bytes.chunks_exact_mut(4).zip(part) {
+            bytes.copy_from_slice(&number.to_le_bytes()); // a copy: the checksum is of what is written, whoever writes there
+        }
+        value = crc32(bytes, value);
+        file.write_all(bytes)?;
+    }
+    Ok(value)
+}
+
 /// The first row (of `dimension` numbers) that holds NaN or infinity.
 pub fn first_not_finite(rows: &[f32], dimension: usize) -> Option<usize> {
     // Without a branch for each number, this goes at the speed of memory.
@@ -138,6 +162,21 @@ mod tests {
         assert_eq!(checksum(0, "a", "{}"), crc32(b"0\0a\0{}", 0));
         assert_eq!(checksum(u32::MAX, "a", "{}"), crc32(b"4294967295\0a\0{}", 0));
         assert_eq!((document_checksum(7, None), document_checksum(7, Some("x"))), (0, crc32(b"x", 7)));
+    }
+
+    #[test]
+    fn rows_are_written_where_they_belong_with_the_checksum_of_their_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows");
+        assert!(write_rows(&path, 0, &[1.0], 0).is_err());
+        std::fs::write(&path, b"head").unwrap();
+        let numbers: Vec<f32> = (0..CHUNK + 5).map(|i| i as f32 - 0.5).collect();
+        let middle = write_rows(&path, 4, &numbers[..7], 0).unwrap();
+        let last = write_rows(&path, 4 + 28, &numbers[7..], middle).unwrap();
+        assert_eq!(write_rows(&path, 9, &[], last).unwrap(), last);
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        assert_eq!(std::fs::read(&path).unwrap(), [b"head", bytes.as_slice()].concat());
+        assert_eq!(last, crc32(&bytes, 0));
     }
 
     #[test]

@@ -14,17 +14,17 @@ pub fn filled<T: Copy>(count: usize, value: T) -> Vec<T> {
 const COPIED: usize = 256 << 20;
 
 /// Makes room for `more` values at the end of a vector, on 2 MB pages where the system grants them. Asked for more
-/// than there is room for, it makes room for half as many again, so that many small calls cost no more than one.
+/// than there is room for, it makes room for as many again while that is copied, later for half, so that many small calls cost
+/// little more than one.
 pub fn reserve<T>(values: &mut Vec<T>, more: usize) {
     if values.capacity() - values.len() < more {
-        let more = more.max(values.len() / 2);
         if size_of_val(values.as_slice()) < COPIED {
-            let mut moved = Vec::with_capacity(values.len() + more);
+            let mut moved = Vec::with_capacity(values.len() + more.max(values.len()));
             advise(moved.spare_capacity_mut());
             moved.append(values);
             *values = moved;
         } else {
-            values.reserve(more);
+            values.reserve(more.max(values.len() / 2));
             advise(values.spare_capacity_mut());
         }
     }

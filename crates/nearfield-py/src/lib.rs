@@ -76,8 +76,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(record::first_not_text, module)?)?;
     module.add_function(wrap_pyfunction!(record::record_lines, module)?)?;
     module.add_function(wrap_pyfunction!(record::first_damaged, module)?)?;
+    module.add_function(wrap_pyfunction!(record::first_damaged_text, module)?)?;
     module.add_function(wrap_pyfunction!(record::crc32, module)?)?;
     module.add_function(wrap_pyfunction!(record::first_not_finite, module)?)?;
+    module.add_function(wrap_pyfunction!(record::write_rows, module)?)?;
     module.add_function(wrap_pyfunction!(broken_log, module)?)?;
     module.add_function(wrap_pyfunction!(check_file, module)?)?;
     module.add_function(wrap_pyfunction!(build_info, module)?)?;

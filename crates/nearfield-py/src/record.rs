@@ -1,7 +1,10 @@
 //! Records on their way to the catalog and back, many at once. Whatever is not plain is left to `nearfield/inputs.py`.
 
+use std::path::PathBuf;
+
 use nearfield_index::record::{self, Object};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
@@ -46,8 +49,8 @@ pub(crate) fn first_not_text(items: &Bound<'_, PyList>, or_none: bool, names: bo
     })
 }
 
-/// Records as lines of the catalog, `most` of them side by side in a tuple: key (counted up from `first`; its lower half is
-/// the row), id, checksum, checksum of the document, metadata, document.
+/// Records as a line of the catalog, side by side: key (counted up from `first`; its lower half is the row), id, checksum,
+/// checksum of the document, metadata, document.
 #[pyfunction]
 pub(crate) fn record_lines<'py>(
     py: Python<'py>,
@@ -55,10 +58,8 @@ pub(crate) fn record_lines<'py>(
     ids: Vec<Bound<'py, PyString>>,
     metadatas: Vec<Bound<'py, PyString>>,
     documents: Vec<Option<Bound<'py, PyString>>>,
-    most: usize,
-) -> PyResult<Vec<Bound<'py, PyTuple>>> {
-    let mut lines = Vec::with_capacity(ids.len().div_ceil(most));
-    let mut values: Vec<Bound<'py, PyAny>> = Vec::with_capacity(6 * most.min(ids.len()));
+) -> PyResult<Bound<'py, PyTuple>> {
+    let mut values: Vec<Bound<'py, PyAny>> = Vec::with_capacity(6 * ids.len());
     for (at, ((id, metadata), document)) in ids.iter().zip(&metadatas).zip(&documents).enumerate() {
         let key = first + at as u64;
         let row = key as u32;
@@ -70,11 +71,8 @@ pub(crate) fn record_lines<'py>(
         values.push(sums.1.into_pyobject(py)?.into_any());
         values.push(metadata.as_any().clone());
         values.push(document.as_ref().map_or_else(|| py.None().into_bound(py), |document| document.as_any().clone()));
-        if values.len() == 6 * most || at + 1 == ids.len() {
-            lines.push(PyTuple::new(py, values.drain(..))?);
-        }
     }
-    Ok(lines)
+    PyTuple::new(py, values)
 }
 
 /// The number of the first line (row, id, metadata, document and both checksums) that is not what was written.
@@ -89,11 +87,37 @@ pub(crate) fn first_damaged(lines: &Bound<'_, PyList>) -> Option<usize> {
     lines.iter().position(|line| !sound(&line).unwrap_or(false))
 }
 
+/// The number of the first line (row, document and its checksum) that is not what was written.
+#[pyfunction]
+pub(crate) fn first_damaged_text(lines: &Bound<'_, PyList>) -> Option<usize> {
+    let sound = |line: &Bound<'_, PyAny>| -> PyResult<bool> {
+        let (row, document, crc) = line.cast::<PyTuple>()?.extract::<(u32, Option<PyBackedStr>, u32)>()?;
+        Ok(record::document_checksum(row, document.as_deref()) == crc)
+    };
+    lines.iter().position(|line| !sound(&line).unwrap_or(false))
+}
+
 /// The CRC-32 of zlib, going on from `value`.
 #[pyfunction]
 pub(crate) fn crc32(py: Python<'_>, bytes: PyReadonlyArray1<'_, u8>, value: u32) -> PyResult<u32> {
     let bytes = bytes.as_slice()?;
     Ok(py.detach(|| record::crc32(bytes, value)))
+}
+
+/// Writes rows to a file that is there, from this byte on; returns their CRC-32, going on from `value`.
+#[pyfunction]
+pub(crate) fn write_rows(
+    py: Python<'_>,
+    path: PathBuf,
+    start: u64,
+    rows: PyReadonlyArray2<'_, f32>,
+    value: u32,
+) -> PyResult<u32> {
+    let numbers = rows.as_slice()?;
+    py.detach(|| record::write_rows(&path, start, numbers, value)).map_err(|error| match error.raw_os_error() {
+        Some(number) => PyOSError::new_err((number, error.to_string())),
+        None => error.into(),
+    })
 }
 
 /// The number of the first row that holds NaN or infinity.
