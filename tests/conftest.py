@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -26,6 +27,13 @@ settings.register_profile(
 )
 settings.register_profile("random", settings.get_profile("fixed"), derandomize=False)
 settings.load_profile("fixed")
+
+# Nothing that stands in somebody's environment may change what a test sees: colours, keys, proxies, our own variables.
+_LEFT_OUT = {"GITHUB_ACTIONS", "FORCE_COLOR", "NO_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "TTY_COMPATIBLE"}
+_LEFT_OUT |= {"TTY_INTERACTIVE", "TERMINAL_WIDTH", "COLUMNS", "LINES", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
+for name in set(os.environ) - {"NEARFIELD_SIMD", "NEARFIELD_TEST_EXAMPLES"}:
+    if name.upper() in _LEFT_OUT or name.startswith("NEARFIELD_") or name.endswith("_API_KEY"):
+        del os.environ[name]
 
 # What runs in the background of a script ignores Ctrl-C, and so would the processes that it is sent to here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
