@@ -294,7 +294,8 @@ impl Hnsw {
         let told = match plan.swept {
             Some(swept) => swept.sweep(kernels, walker, &view, query_code, plan, graph.guide.errors[0]),
             None => {
-                (kernels.walk)(walker, &view, query_code, plan.reach);
+                let reach = Reach { keep: plan.margin * graph.guide.errors[0], ..plan.reach };
+                (kernels.walk)(walker, &view, query_code, reach);
                 !walker.starved
             }
         };

@@ -97,7 +97,7 @@ pub(crate) fn adaptive(metric: Metric, width: usize, k: usize, lie: Lie) -> Reac
     let depth = depth(k);
     let slack = SLACK * width.saturating_sub(depth) as f32 / depth as f32;
     let steep = if lie.spread > 0.0 { (OUTSIDE - slack / 2.0).max(0.0) / lie.spread } else { 0.0 };
-    Reach { width: 4 * depth.max(width), depth: depth.min(width), slack, far: lie.usual, steep }
+    Reach { width: 4 * depth.max(width), depth: depth.min(width), slack, far: lie.usual, steep, keep: f32::INFINITY }
 }
 
 #[cfg(test)]

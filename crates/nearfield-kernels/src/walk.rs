@@ -86,12 +86,15 @@ pub struct Reach {
     pub far: f32,
     /// What the share grows by for each unit beyond it.
     pub steep: f32,
+    /// Nodes stay in the pool while they are behind the `depth`-th nearest by less than this, as by
+    /// [`GuideQuery::behind`], even where the walk does not reach them any more.
+    pub keep: f32,
 }
 
 impl Reach {
     /// A walk that ends when all of the nearest `width` nodes are expanded.
     pub fn wide(width: usize) -> Self {
-        Self { width, depth: usize::MAX, slack: 0.0, far: 0.0, steep: 0.0 }
+        Self { width, depth: usize::MAX, slack: 0.0, far: 0.0, steep: 0.0, keep: f32::INFINITY }
     }
 
     /// The key up to which nodes are expanded, where the `depth`-th nearest and the nearest have these keys.
@@ -123,6 +126,8 @@ pub(crate) const SPARE: usize = 16;
 pub struct Walker {
     /// One bit a node.
     seen: Vec<u32>,
+    /// Nodes of the graph of the last walk.
+    nodes: usize,
     /// Nodes whose bit is set.
     marked: Vec<u32>,
     fresh: Vec<u32>,
@@ -170,13 +175,18 @@ impl Walker {
     }
 
     fn prepare(&mut self, graph: &Graph, width: usize) {
-        let words = (graph.links.len() / graph.width).div_ceil(32) + 1;
+        let nodes = graph.links.len() / graph.width;
+        let words = nodes.div_ceil(32) + 1;
         if self.seen.len() < words {
             self.seen = pages::filled(words, 0);
         }
         for buffer in [&mut self.fresh, &mut self.ahead] {
+            if self.nodes != nodes {
+                buffer.clear(); // what is left in spare places must be nodes of this graph
+            }
             buffer.resize(AT_ONCE + SPARE, 0);
         }
+        self.nodes = nodes;
         self.found.resize(AT_ONCE + SPARE, 0);
         let room = (width.max(STARTS) + 1).next_multiple_of(8) + SPARE;
         if self.pool.len() < room {
@@ -196,6 +206,14 @@ impl Walker {
             self.marked.iter().for_each(|node| self.seen[*node as usize / 32] = 0);
         }
         self.marked.clear();
+    }
+
+    /// Takes the nodes out of the pool whose keys are above a limit.
+    #[inline(always)]
+    fn drop_beyond(&mut self, limit: u32) {
+        let left = self.pool[..self.length].partition_point(|entry| (entry >> 32) as u32 <= limit);
+        self.pool[left..self.length].fill(u64::MAX);
+        self.length = left;
     }
 
     /// Puts `count` of `found` into the pool; returns the first place that changed.
@@ -253,7 +271,7 @@ fn bar(pool: &[u64], length: usize, width: usize) -> u32 {
 /// Walks for one query and leaves the nearest nodes in the pool.
 #[inline(always)]
 pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
-    let Reach { width, depth, .. } = reach;
+    let Reach { width, depth, keep, .. } = reach;
     assert!((1..=WIDEST).contains(&graph.width) && width > 0);
     walker.prepare(graph, width);
     let starts = STARTS.min(width);
@@ -280,7 +298,7 @@ pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Gr
         walker.found[..walker.length].copy_from_slice(&walker.pool[..walker.length]);
         walker.sift(walker.length, depth, sieve);
     }
-    let mut limit = u32::MAX;
+    let (mut limit, mut nearest) = (u32::MAX, [u64::MAX; 2]); // the latter: the `depth`-th nearest node and the nearest
     // The first place not expanded, the node whose neighbours are on their way, and how many neighbours of the one
     // before it wait to be scored.
     let (mut next, mut chosen, mut waiting) = (0, NONE, 0);
@@ -334,7 +352,13 @@ pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Gr
                     limit = reach.limit(*last, walker.pool[0], query.square);
                 }
             } else if adaptive && walker.length >= depth {
-                limit = reach.limit(walker.pool[depth - 1], walker.pool[0], query.square);
+                let measured = [walker.pool[depth - 1], walker.pool[0]];
+                if measured != nearest {
+                    limit = reach.limit(measured[0], measured[1], query.square);
+                    let near = unordered((measured[0] >> 32) as u32);
+                    walker.drop_beyond(limit.max(ordered(query.behind(near, keep))));
+                    (nearest, next) = (measured, next.min(walker.length));
+                }
             }
         }
         std::mem::swap(&mut walker.fresh, &mut walker.ahead);
