@@ -178,6 +178,38 @@ def test_files_and_pickles_hold_the_same_answers(tmp_path: Path) -> None:
         nf.Index.load(tmp_path / "cut.nfi")
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_long_vectors_are_found_after_changes_and_in_files(metric: str, tmp_path: Path) -> None:
+    """They have one more code than short ones, which every change must carry along."""
+    rows, queries = np.split(clustered(6500, 13, 530), [6000])
+    index, flat = (nf.Index(530, metric, kind=kind, threads=2) for kind in ("hnsw", "flat"))
+    for one in (index, flat):
+        one.add(rows[:4000])
+
+    def is_right(index: nf.Index) -> None:
+        truth, _ = flat.search(queries, 10)
+        *found, report = index.search(queries, 10, recall=0.95, report=True)
+        assert not report.exact
+        assert recall(found[0], truth) > 0.93
+
+    is_right(index)
+    gone = np.arange(0, 4000, 3)
+    for one in (index, flat):
+        one.add(rows[4000:])
+        one.remove(gone)
+    is_right(index)
+    index.save(tmp_path / "long.nfi")
+    loaded = nf.Index.load(tmp_path / "long.nfi")
+    for mine, its in zip(index.search(queries, 10), loaded.search(queries, 10), strict=True):
+        np.testing.assert_array_equal(mine, its)
+    for one in (loaded, flat):
+        one.remove(np.arange(1, 4000, 3))
+        one.add(rows[gone])
+    is_right(loaded)
+    loaded.compact()
+    is_right(loaded)
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 33, 1500])
 def test_small_indexes_give_as_many_answers_as_there_are(count: int) -> None:
     index = nf.Index(3, kind="hnsw")

@@ -166,7 +166,7 @@ impl Hnsw {
     pub fn bytes(&self) -> usize {
         self.graph.as_ref().map_or(0, |graph| {
             let links = size_of_val(graph.level.links.as_slice());
-            let codes = [&graph.codes.coarse, &graph.codes.fine].map(|codes| size_of_val(codes.as_slice()));
+            let codes = graph.codes.arrays().map(|codes| size_of_val(codes.as_slice()));
             let places = graph.places.get().map_or(0, |places| size_of_val(places.as_slice()));
             links + codes.iter().sum::<usize>() + size_of_val(graph.rows.as_slice()) + places
         })
@@ -333,21 +333,7 @@ impl Hnsw {
             work.scanned = plan.beside.len();
             (self.beside(kernels, plan, &code), code)
         });
-        let (best, read) = match beside {
-            None if refine::codes_pay(found.len(), plan.k, flat.dimension) => {
-                let code = flat.frame.encode_query(query, norm);
-                let rows = flat.rows(None);
-                found.iter().for_each(|row| rows.fetch(*row));
-                let judged = |row: u32| {
-                    let at = row as usize * rows.lines;
-                    let dot = (kernels.dot_codes)(&rows.codes[at..at + rows.lines], &code.high);
-                    Candidate { row, dot, upper: f32::INFINITY }
-                };
-                let candidates: Vec<Candidate> = found.iter().map(|row| judged(*row)).collect();
-                refine::best(kernels, &rows, &full, (query, norm, &code), &candidates, plan.k)
-            }
-            beside => refine::walked(kernels, &full, (query, norm), &found, beside.as_ref(), plan.k),
-        };
+        let (best, read) = refine::walked(kernels, &full, (query, norm), &found, beside.as_ref(), plan.k);
         work.read = read;
         clock.stop(2);
         work.stages = clock.stages;
@@ -365,33 +351,52 @@ impl Hnsw {
         };
         let nearest = &mut bench.nearest;
         let halves = guide.planes == Planes::Four;
+        let by_key = |a: &(f32, u32), b: &(f32, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        let thin = |nearest: &mut Vec<(f32, u32)>, error: f32| {
+            if plan.kth() >= nearest.len() {
+                return;
+            }
+            let (_, &mut (kth, _), _) = nearest.select_nth_unstable_by(plan.kth(), by_key);
+            match most(kth, error) {
+                Some(most) => nearest.retain(|(key, _)| *key <= most),
+                None if otherwise < nearest.len() => {
+                    nearest.select_nth_unstable_by(otherwise, by_key);
+                    nearest.truncate(otherwise);
+                }
+                None => {}
+            }
+        };
         if let Some(&(kth, _)) = nearest.get(plan.kth()) {
             nearest.truncate(match most(kth, guide.errors[0]) {
                 Some(most) => nearest.partition_point(|(key, _)| *key <= most),
-                None => otherwise * if halves { 3 } else { 1 },
+                None => otherwise * if halves || guide.rest.is_some() { 3 } else { 1 },
             });
         }
         let looked = nearest.len();
+        let fetch = |nearest: &[(f32, u32)], codes: &[Line], lines: usize| {
+            for (_, node) in nearest {
+                (0..lines).for_each(|line| prefetch(codes, *node as usize * lines + line));
+            }
+        };
         if halves {
-            for (_, node) in &*nearest {
-                (0..guide.lines).for_each(|line| prefetch(&graph.codes.fine, *node as usize * guide.lines + line));
-            }
-            for (_, node) in &*nearest {
-                prefetch(&graph.rows, *node as usize);
-            }
+            fetch(nearest, &graph.codes.fine, guide.lines);
+        }
+        if let Some(rest) = guide.rest.as_ref().filter(|_| !halves) {
+            fetch(nearest, &graph.codes.rest, rest.lines);
+        }
+        for (_, node) in &*nearest {
+            prefetch(&graph.rows, *node as usize);
+        }
+        if halves {
             guide.fine_keys(kernels, &graph.codes, nearest, query);
-            let by_key = |a: &(f32, u32), b: &(f32, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
-            if plan.kth() < nearest.len() {
-                let (_, &mut (kth, _), _) = nearest.select_nth_unstable_by(plan.kth(), by_key);
-                match most(kth, guide.errors[1]) {
-                    Some(most) => nearest.retain(|(key, _)| *key <= most),
-                    None if otherwise < nearest.len() => {
-                        nearest.select_nth_unstable_by(otherwise, by_key);
-                        nearest.truncate(otherwise);
-                    }
-                    None => {}
-                }
+            thin(nearest, guide.errors[1]);
+        }
+        if let Some(rest) = &guide.rest {
+            if halves {
+                fetch(nearest, &graph.codes.rest, rest.lines);
             }
+            bench.guide.rest.sharpen(kernels, rest, &graph.codes.rest, nearest);
+            thin(nearest, rest.error);
         }
         looked
     }
@@ -495,13 +500,15 @@ impl Hnsw {
         }
         let (work, mut starved) = total.into_inner().expect("nobody panics with it");
         let long = quantize::lines(flat.dimension) * 64;
+        let [_, fine, rest] = graph.guide.array_lines();
         answers.rows_scanned = work.scored + work.scanned;
         answers.rows_reread = work.read;
         answers.hops = work.hops;
         answers.stages = work.stages;
         answers.bytes_read = work.scored * graph.guide.lines * 64
             + work.hops * graph.level.width * 64
-            + (work.scanned + work.looked) * long
+            + work.scanned * long
+            + work.looked * (fine + rest) * 64
             + work.read * flat.dimension * 4;
         starved.sort_unstable();
         Ok((answers, starved))

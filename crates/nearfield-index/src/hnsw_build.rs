@@ -203,20 +203,18 @@ impl<'a> Points<'a> {
     pub fn guide(&self, guide: &Guide, sources: &[Source]) -> GuideCodes {
         const ROWS: usize = 1024;
         let mut codes = guide.room(self.rows.len());
-        let fine = codes.fine.chunks_mut(ROWS * guide.lines).chain(std::iter::repeat_with(Default::default));
-        let jobs = codes.coarse.chunks_mut(ROWS * guide.lines).zip(fine);
-        let jobs = jobs.zip(sources.chunks(ROWS)).zip(self.rows.chunks(ROWS));
+        let jobs = codes.chunks_mut(guide, ROWS).zip(sources.chunks(ROWS)).zip(self.rows.chunks(ROWS));
         each_job(
             self.threads,
             jobs,
             || (),
-            |(), (((coarse, fine), sources), rows)| {
+            |(), ((into, sources), rows)| {
                 let gathered: Vec<Line> = rows
                     .iter()
                     .flat_map(|&row| &self.codes[row as usize * self.lines..(row as usize + 1) * self.lines])
                     .copied()
                     .collect();
-                guide.encode(self.kernels, &gathered, sources, coarse, fine);
+                guide.encode(self.kernels, &gathered, sources, into);
             },
         );
         codes

@@ -235,7 +235,7 @@ impl Hnsw {
                 }
             }
             *into = guide.room(*count);
-            guide.encode(kernels(), &codes[..*count * long], &sources, &mut into.coarse, &mut into.fine);
+            guide.encode(kernels(), &codes[..*count * long], &sources, into.arrays_mut().map(|lines| &mut lines[..]));
         });
         let (mut fresh, mut outside) = (Vec::new(), std::mem::take(&mut graph.outside));
         for ((count, _), rows) in coded.iter().zip(rows.chunks(PER_JOB)) {
@@ -247,8 +247,9 @@ impl Hnsw {
         graph.outside = outside;
         let mut codes = guide.room(0);
         for (_, part) in coded {
-            codes.coarse.extend(part.coarse);
-            codes.fine.extend(part.fine);
+            for (codes, part) in codes.arrays_mut().into_iter().zip(part.arrays()) {
+                codes.extend(part);
+            }
         }
         (fresh, codes)
     }
@@ -305,9 +306,10 @@ fn rearrange(graph: &mut Graph, points: &mut Points, at: &[u32], codes: &GuideCo
     let stays = |place: usize, node: u32| place as u32 == node && place < nodes;
     let moved: Vec<(usize, u32)> =
         at.iter().copied().enumerate().filter(|(place, node)| !stays(*place, *node)).collect();
-    carry(&mut graph.codes.coarse, &codes.coarse, (nodes, at.len()), &moved, Line([0; 64]));
-    if !graph.codes.fine.is_empty() {
-        carry(&mut graph.codes.fine, &codes.fine, (nodes, at.len()), &moved, Line([0; 64]));
+    for (codes, new) in graph.codes.arrays_mut().into_iter().zip(codes.arrays()) {
+        if !codes.is_empty() {
+            carry(codes, new, (nodes, at.len()), &moved, Line([0; 64]));
+        }
     }
     let unlinked = Links([NONE; Links::WIDTH]);
     let new = vec![unlinked; (now.len() - nodes) * width];

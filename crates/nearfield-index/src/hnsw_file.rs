@@ -7,6 +7,7 @@ use nearfield_kernels::Line;
 use nearfield_kernels::guide::{Guide, GuideCodes, Planes};
 use nearfield_kernels::project::Projection;
 use nearfield_kernels::quantize::Frame;
+use nearfield_kernels::rest::Rest;
 
 use crate::codec::{Reader, Writer};
 use crate::flat::Flat;
@@ -30,6 +31,9 @@ const OLD_CHANGES: usize = 6;
 /// Numbers in the section that says how long the others are.
 const SHAPE: usize = 8;
 
+/// Added to one of them where there are codes of what guide codes leave.
+const REST: usize = 65_536;
+
 impl Hnsw {
     /// Writes the vectors, their ids and the graph to a file.
     pub fn save(&self, path: &Path) -> Result<()> {
@@ -47,7 +51,8 @@ impl Hnsw {
             for (place, size) in shape.iter_mut().zip(sizes.into_iter().chain([covered, graph.level.width])) {
                 *place = size as u64;
             }
-            shape[7] = (graph.guide.planes.count() + 16 * CHANGES + 256 * DEPTHS.len()) as u64;
+            let rest = if graph.guide.rest.is_some() { REST } else { 0 };
+            shape[7] = (graph.guide.planes.count() + 16 * CHANGES + 256 * DEPTHS.len() + rest) as u64;
             shape[6] = self.renumbered(&graph.outside).filter(|row| *row != NONE).count() as u64;
         }
         file.section(b"shape   ", SHAPE, shape.into_iter(), u64::to_le_bytes)?;
@@ -73,7 +78,8 @@ impl Hnsw {
     fn write_graph(&self, graph: &Graph, file: &mut Writer) -> Result<()> {
         let Guide { frame, projection, scale, bias, errors: [coarse, fine], .. } = &graph.guide;
         file.section(b"centre  ", frame.centre().len(), frame.centre().iter().copied(), f32::to_le_bytes)?;
-        let units = [frame.sigma(), f64::from(*scale), f64::from(*bias), f64::from(*coarse), f64::from(*fine)];
+        let mut units = vec![frame.sigma(), f64::from(*scale), f64::from(*bias), f64::from(*coarse), f64::from(*fine)];
+        units.extend(graph.guide.rest.iter().flat_map(|rest| [rest.scale, rest.error]).map(f64::from));
         file.section(b"units   ", units.len(), units.into_iter(), f64::to_le_bytes)?;
         file.section(b"turns   ", projection.codes.len(), projection.codes.iter(), |line| line.0)?;
         file.section(b"lengths ", projection.scales.len(), projection.scales.iter().copied(), f32::to_le_bytes)?;
@@ -82,10 +88,10 @@ impl Hnsw {
         file.section(b"nodes   ", graph.rows.len(), self.renumbered(&graph.rows), u32::to_le_bytes)?;
         let outside: Vec<u32> = self.renumbered(&graph.outside).filter(|row| *row != NONE).collect();
         file.section(b"outside ", outside.len(), outside.into_iter(), u32::to_le_bytes)?;
-        let GuideCodes { coarse, fine } = &graph.codes;
-        file.section(b"guide   ", coarse.len(), coarse.iter(), |line| line.0)?;
-        if !fine.is_empty() {
-            file.section(b"fine    ", fine.len(), fine.iter(), |line| line.0)?;
+        for (name, codes) in [b"guide   ", b"fine    ", b"rest    "].into_iter().zip(graph.codes.arrays()) {
+            if !codes.is_empty() {
+                file.section(name, codes.len(), codes.iter(), |line| line.0)?;
+            }
         }
         file.section(b"levels  ", 1, [graph.level.nodes as u64].into_iter(), u64::to_le_bytes)?;
         let links = graph.level.links.iter().flat_map(|links| links.0);
@@ -121,7 +127,7 @@ impl Hnsw {
 fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> {
     let wrong = |file: &Reader| -> Error { file.corrupt("its graph does not fit together") };
     let [nodes, lines, outputs, levels, covered, width, outside, kept] = shape.try_into().expect("read as eight");
-    let (planes, changes, depths) = (kept % 16, kept / 16 % 16, kept / 256);
+    let (planes, changes, depths, has_rest) = (kept % 16, kept / 16 % 16, kept % REST / 256, kept / REST == 1);
     let [dimension, rows] = [flat.dimension, flat.ids.rows()];
     let long = dimension.div_ceil(64);
     let is_old = planes == 0; // earlier versions kept all codes whole
@@ -132,13 +138,16 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
         return Err(wrong(file));
     }
     let centre = file.section(b"centre  ", dimension, f32::from_le_bytes)?;
-    let units = file.section(b"units   ", if is_old { 3 } else { 5 }, f64::from_le_bytes)?;
+    let units =
+        file.section(b"units   ", if is_old { 3 } else { 5 + 2 * usize::from(has_rest) }, f64::from_le_bytes)?;
     let codes = file.section(b"turns   ", outputs * long, Line)?;
     let scales = file.section(b"lengths ", outputs, f32::from_le_bytes)?;
     let projection = Projection { inputs: dimension, outputs, codes, scales };
     let errors = [3, 4].map(|i| units.get(i).map_or(2.0, |error| *error as f32)); // above any: all candidates are read
     let frame = Frame::from_parts(flat.metric, centre, units[0]);
-    let guide = Guide { lines, planes, frame, projection, scale: units[1] as f32, bias: units[2] as f32, errors };
+    let (scale, bias, rest) = (units[1] as f32, units[2] as f32, None);
+    let mut guide = Guide { lines, planes, frame, projection, scale, bias, errors, rest };
+    guide.rest = has_rest.then(|| Rest::of(&guide, units[5] as f32, units[6] as f32));
     let mut widths = Widths::default();
     let depths = if depths == 0 { OLD_DEPTHS } else { depths };
     if depths != OLD_DEPTHS && depths != DEPTHS.len() {
@@ -157,12 +166,13 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
     }
     let of_nodes = file.section(b"nodes   ", nodes, u32::from_le_bytes)?;
     let outside = file.section(b"outside ", outside, u32::from_le_bytes)?;
-    let coarse = file.section(b"guide   ", nodes.saturating_mul(lines), Line)?;
-    let fine = match planes {
-        Planes::Two => Vec::new(),
-        Planes::Four => file.section(b"fine    ", nodes.saturating_mul(lines), Line)?,
-    };
-    let codes = GuideCodes { coarse, fine };
+    let mut codes = GuideCodes::default();
+    let arrays = codes.arrays_mut().into_iter().zip(guide.array_lines());
+    for (name, (codes, lines)) in [b"guide   ", b"fine    ", b"rest    "].into_iter().zip(arrays) {
+        if lines > 0 {
+            *codes = file.section(name, nodes.saturating_mul(lines), Line)?;
+        }
+    }
     let known = |row: &u32| *row == NONE || (*row as usize) < rows;
     if !of_nodes.iter().chain(&outside).all(known) || outside.contains(&NONE) {
         return Err(wrong(file));

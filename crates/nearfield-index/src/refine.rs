@@ -1,7 +1,7 @@
 //! Second and third pass of a search, for one query: a closer look at the candidates' codes, then their vectors in
 //! full, most promising first, until the next one could not be among the best.
 
-use nearfield_kernels::quantize::{QueryCode, lines};
+use nearfield_kernels::quantize::QueryCode;
 use nearfield_kernels::topk::KthLargest;
 use nearfield_kernels::{BLOCK, Kernels, Metric, prefetch};
 
@@ -86,13 +86,6 @@ pub(crate) fn best(
     promising.retain(|(upper, _)| *upper >= bar);
     promising.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     settle(kernels, full, (query.0, query.1, Some(query.2)), &promising, k)
-}
-
-/// Whether looking at the 8-bit codes of so many rows first touches a quarter fewer cache lines than reading all of them in
-/// full: by their codes, and four lines of factors each, hardly more than k are left to be read.
-pub(crate) fn codes_pay(rows: usize, k: usize, dimension: usize) -> bool {
-    let (full, code) = (dimension.div_ceil(16), lines(dimension) + 4);
-    4 * (rows * code + (k + k / 8 + 1) * full) < 3 * rows * full
 }
 
 /// The best k of the rows a walk found and of the candidates beside them, best first, and how many vectors were read.

@@ -20,11 +20,12 @@
 
 use crate::project::{Projection, rounded};
 use crate::quantize::Frame;
+use crate::rest::{self, Rest, RestQuery};
 use crate::{GROUP, Kernels, LINE, Line, Metric, pages};
 
 /// Step of the code in units of the spread of the coordinates. Alone, about the best for 16 levels of a normal variable
 /// (Max, "Quantizing for Minimum Distortion", 1960); in halves, between that and a quarter of the best for 4 levels.
-const STEP: f32 = 0.335;
+pub(crate) const STEP: f32 = 0.335;
 const STEP_IN_HALVES: f32 = 0.285;
 
 /// Bytes of a row's factors.
@@ -65,7 +66,7 @@ impl Planes {
     }
 
     /// Share of a normal variable's variance that codes steering a walk miss.
-    fn missed(self) -> f32 {
+    pub(crate) fn missed(self) -> f32 {
         match self {
             Self::Two => 0.0115,
             Self::Four => 0.125,
@@ -80,6 +81,32 @@ pub struct GuideCodes {
     pub coarse: Vec<Line>,
     /// With four planes the lower halves of the codes, as many lines; otherwise empty.
     pub fine: Vec<Line>,
+    /// Codes of what is left of long rows, see [`Rest`]; otherwise empty.
+    pub rest: Vec<Line>,
+}
+
+impl GuideCodes {
+    /// The three arrays.
+    pub fn arrays(&self) -> [&Vec<Line>; 3] {
+        [&self.coarse, &self.fine, &self.rest]
+    }
+
+    /// The three arrays.
+    pub fn arrays_mut(&mut self) -> [&mut Vec<Line>; 3] {
+        [&mut self.coarse, &mut self.fine, &mut self.rest]
+    }
+
+    /// The codes of so many rows at a time.
+    pub fn chunks_mut(&mut self, guide: &Guide, rows: usize) -> impl Iterator<Item = [&mut [Line]; 3]> + Send {
+        fn parts(lines: &mut [Line], each: usize) -> impl Iterator<Item = &mut [Line]> + Send {
+            // Where there are none, each part is empty.
+            lines.chunks_mut(each.max(1)).chain(std::iter::repeat_with(Default::default))
+        }
+        let [coarse, fine, rest] = guide.array_lines().map(|lines| rows * lines);
+        let [codes, whole, left] = self.arrays_mut();
+        let parts = codes.chunks_mut(coarse).zip(parts(whole, fine)).zip(parts(left, rest));
+        parts.map(|((coarse, fine), rest)| [coarse, fine, rest])
+    }
 }
 
 /// Coder of rows and queries.
@@ -100,6 +127,8 @@ pub struct Guide {
     /// Usual errors of keys by what walks read and by whole codes, in units of the product of the query's norm and its
     /// distance to the row.
     pub errors: [f32; 2],
+    /// Coder of what is left of long rows.
+    pub rest: Option<Rest>,
 }
 
 /// A query, ready to be compared with guide codes.
@@ -127,7 +156,7 @@ pub struct Source {
 }
 
 /// Where direction j stands: line, plane and byte.
-fn place(lines: usize, planes: Planes, j: usize) -> (usize, usize, usize) {
+pub(crate) fn place(lines: usize, planes: Planes, j: usize) -> (usize, usize, usize) {
     let line = j / (planes.count() * LINE);
     let (bytes, inside) = (if line + 1 == lines { LINE - FACTORS } else { LINE }, j % (planes.count() * LINE));
     (line, inside / bytes, inside % bytes)
@@ -236,23 +265,33 @@ impl Guide {
         // An upper half is off by more where it is far from its row, which four levels leave often.
         let coarse = error(planes.missed()) * if planes == Planes::Four { 1.6 } else { 1.0 };
         let errors = [coarse, error(Planes::Two.missed())];
-        (Self { lines, planes, frame: frame.clone(), projection, scale, bias, errors }, kept)
+        let mut guide = Self { lines, planes, frame: frame.clone(), projection, scale, bias, errors, rest: None };
+        let missed = 1.0 - kept * (1.0 - Planes::Two.missed());
+        guide.rest = Rest::pays(dimension).then(|| Rest::new(&guide, missed, norm));
+        (guide, kept)
+    }
+
+    /// Lines a row takes in each array of [`GuideCodes`].
+    pub fn array_lines(&self) -> [usize; 3] {
+        let fine = if self.planes == Planes::Four { self.lines } else { 0 };
+        [self.lines, fine, self.rest.as_ref().map_or(0, |rest| rest.lines)]
     }
 
     /// Room for the codes of so many rows.
     pub fn room(&self, rows: usize) -> GuideCodes {
-        let array = |lines| pages::filled(rows * lines, Line([0; LINE]));
-        let fine = if self.planes == Planes::Four { self.lines } else { 0 };
-        GuideCodes { coarse: array(self.lines), fine: array(fine) }
+        let [coarse, fine, rest] = self.array_lines().map(|lines| pages::filled(rows * lines, Line([0; LINE])));
+        GuideCodes { coarse, fine, rest }
     }
 
-    /// Codes rows, given by their 8-bit codes and sources, into the two arrays of [`GuideCodes`].
-    pub fn encode(&self, kernels: &Kernels, rows: &[Line], sources: &[Source], coarse: &mut [Line], fine: &mut [Line]) {
+    /// Codes rows, given by their 8-bit codes and sources, into parts of the arrays of [`GuideCodes`].
+    pub fn encode(&self, kernels: &Kernels, rows: &[Line], sources: &[Source], into: [&mut [Line]; 3]) {
+        let [coarse, fine, left] = into;
         let (long, outputs) = (self.projection.lines(), self.projection.outputs);
         let padded = outputs.next_multiple_of(32);
         let mut packed = vec![Line::ZERO; padded * long * kernels.code_bytes];
         (kernels.pack_rows)(&self.projection.codes, long, &mut packed);
         let (mut group, mut dots, mut y) = (Vec::new(), vec![0; GROUP * padded], vec![0.0f32; outputs]);
+        let (mut coordinates, mut scratch) = (vec![(Vec::new(), 0.0); GROUP], rest::Scratch::default());
         for first in (0..sources.len()).step_by(GROUP) {
             let inside = GROUP.min(sources.len() - first);
             let signed: Vec<Line> = rows[first * long..(first + inside) * long]
@@ -268,7 +307,18 @@ impl Guide {
                     *y = *dot as f32 * scale * source.scale;
                 }
                 let places = (first + q) * self.lines..(first + q + 1) * self.lines;
-                self.encode_row(&y, source, &mut coarse[places.clone()], fine.get_mut(places).unwrap_or_default());
+                let fine = fine.get_mut(places.clone()).unwrap_or_default();
+                self.encode_row(&y, source, &mut coarse[places.clone()], fine);
+                if self.rest.is_some() {
+                    let (codes, factor) = &mut coordinates[q];
+                    *factor = self.coordinates(&coarse[places], fine, codes).1;
+                }
+            }
+            if let Some(rest) = &self.rest {
+                let codes = &rows[first * long..(first + inside) * long];
+                let into = &mut left[first * rest.lines..(first + inside) * rest.lines];
+                let scale = |q: usize| sources[first + q].scale;
+                rest.encode(kernels, (codes, scale), &coordinates[..inside], into, &mut scratch);
             }
         }
     }
@@ -303,12 +353,12 @@ impl Guide {
         }
     }
 
-    /// The row of this code as a query, by the Euclidean distance in the frame.
-    pub fn row_as_query(&self, codes: &GuideCodes, row: usize, query: &mut GuideQuery) {
-        let (planes, places) = (self.planes, row * self.lines..(row + 1) * self.lines);
-        let (coarse, fine) = (&codes.coarse[places.clone()], codes.fine.get(places).unwrap_or_default());
-        query.codes.clear();
-        query.codes.resize(planes.count() * self.lines, Line([0; LINE]));
+    /// What the code of a row says of its coordinates: signed, as queries have them, with their sum and what they are
+    /// to be multiplied by.
+    fn coordinates(&self, coarse: &[Line], fine: &[Line], into: &mut Vec<Line>) -> (i32, f32) {
+        let planes = self.planes;
+        into.clear();
+        into.resize(planes.count() * self.lines, Line([0; LINE]));
         let mut sum = 0;
         for j in 0..self.projection.outputs {
             let (line, plane, byte) = place(self.lines, planes, j);
@@ -317,13 +367,20 @@ impl Guide {
                 Planes::Four => (coarse[line].0[byte] >> (2 * plane) & 3) << 2 | fine[line].0[byte] >> (2 * plane) & 3,
             };
             let coordinate = 2 * i32::from(code) - 15;
-            query.codes[planes.count() * line + plane].0[byte] = coordinate as i8 as u8;
+            into[planes.count() * line + plane].0[byte] = coordinate as i8 as u8;
             sum += coordinate;
         }
         let whole = if planes == Planes::Two { coarse } else { fine };
-        let factor = factors(whole, self.lines, 0) & 0xFFFF;
-        query.surplus = planes.surplus(sum);
-        query.scale = factor as f32 * self.scale * self.scale;
+        (sum, (factors(whole, self.lines, 0) & 0xFFFF) as f32 * self.scale)
+    }
+
+    /// The row of this code as a query, by the Euclidean distance in the frame.
+    pub fn row_as_query(&self, codes: &GuideCodes, row: usize, query: &mut GuideQuery) {
+        let places = row * self.lines..(row + 1) * self.lines;
+        let (coarse, fine) = (&codes.coarse[places.clone()], codes.fine.get(places).unwrap_or_default());
+        let (sum, factor) = self.coordinates(coarse, fine, &mut query.codes);
+        query.surplus = self.planes.surplus(sum);
+        query.scale = factor * self.scale;
         query.bias = self.bias;
         query.square = f32::INFINITY;
     }
@@ -363,6 +420,9 @@ impl Guide {
         into.point.clear();
         into.point.extend(into.dots.iter().zip(&self.projection.scales).map(|(dot, scale)| *dot as f32 * scale));
         lay_out(self.lines, self.planes, &mut into.point);
+        if let Some(rest) = &self.rest {
+            into.rest.set(rest, &into.high, if largest > 1e12 { 1.0 } else { rounded / 127.0 });
+        }
         // Keys of a query very far away would leave the range of float32; there the direction alone matters.
         let far = largest > 1e12;
         into.query.bias = if metric == Metric::Dot || far { 0.0 } else { self.bias };
@@ -380,6 +440,8 @@ pub struct GuideScratch {
     dots: Vec<i32>,
     /// The query.
     pub query: GuideQuery,
+    /// The query for what is left of long rows.
+    pub rest: RestQuery,
 }
 
 impl Default for GuideQuery {

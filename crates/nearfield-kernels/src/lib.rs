@@ -4,7 +4,8 @@
 //! * [`sum`] adds without rounding more than once, so that answers do not depend on the CPU.
 //! * [`dispatch`] looks at the CPU once and hands out a table of kernels, [`Kernels`].
 //! * [`quantize`] turns vectors into 8-bit codes with a provable interval for every score.
-//! * [`project`] and [`guide`] make 4-bit codes of the leading principal directions, which steer walks through a graph.
+//! * [`project`] and [`guide`] make 4-bit codes of the leading principal directions, which steer walks through a graph,
+//!   [`rest`] codes of what they leave of long rows.
 //! * [`kmeans`] finds the nearest of many centres, [`pq`] codes the parts of a vector with 4 bits each.
 //! * [`groups`] adds up bounds over groups of rows for keyword search.
 //! * [`walk`] is such a walk, [`topk`] keeps the k-th best bound while a scan runs, [`pages`] asks for memory on large pages.
@@ -20,6 +21,7 @@ pub mod pq;
 pub mod project;
 pub mod quantize;
 pub mod reference;
+pub mod rest;
 pub mod sum;
 pub mod topk;
 pub mod walk;

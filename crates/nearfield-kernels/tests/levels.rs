@@ -303,7 +303,8 @@ fn guide_keys_equal_the_reference_on_every_level() {
                 for entries in [3, 41, 20] {
                     let graph = Graph { codes: &codes, lines, links: &links, width: wide, entries, sieve: None };
                     let adaptive = Reach { depth: width.min(5), slack: 0.01, ..Reach::wide(width) };
-                    for reach in [Reach::wide(width), adaptive, Reach { far: 0.01, steep: 0.5, ..adaptive }] {
+                    for reach in [Reach::wide(width), adaptive, Reach { far: 0.01, steep: 0.5, keep: 0.1, ..adaptive }]
+                    {
                         (kernels.walk)(&mut walker, &graph, &query, reach);
                         let found = walker.nearest().to_vec();
                         assert!(found.windows(2).all(|pair| pair[0] < pair[1]) && found.len() <= width);
@@ -359,8 +360,14 @@ fn truth_values_are_packed_the_same_way() {
 
 /// Rows whose variance falls from axis to axis, their 8-bit codes, and what guide codes are made from.
 fn coded(count: usize, dimension: usize) -> (Vec<f32>, Frame, Vec<Line>, Vec<Source>) {
+    coded_by(count, dimension, |axis| 1.0 / axis)
+}
+
+/// As `coded`, of this spread along each axis.
+fn coded_by(count: usize, dimension: usize, spread: fn(f32) -> f32) -> (Vec<f32>, Frame, Vec<Line>, Vec<Source>) {
     let mut random = Random(8);
-    let data: Vec<f32> = (0..count * dimension).map(|i| random.float() / (1.0 + (i % dimension) as f32)).collect();
+    let data: Vec<f32> =
+        (0..count * dimension).map(|i| random.float() * spread(1.0 + (i % dimension) as f32)).collect();
     let frame = Frame::train(Metric::L2, dimension, &data, &[]);
     let lines = lines(dimension);
     let (mut codes, mut factors, mut scratch) = (vec![Line::ZERO; count * lines], absent(count), Vec::new());
@@ -387,7 +394,7 @@ fn guide_keys_follow_the_distance_and_do_not_depend_on_the_level() {
         every_level(|kernels| {
             let (guide, _) = Guide::train(kernels, &frame, dimension, (width, planes), &codes, &sources);
             let mut rows = guide.room(count);
-            guide.encode(kernels, &codes, &sources, &mut rows.coarse, &mut rows.fine);
+            guide.encode(kernels, &codes, &sources, rows.arrays_mut().map(|lines| &mut lines[..]));
             let mut scratch = GuideScratch::default();
             let query = &data[..dimension];
             guide.encode_query(kernels, Metric::L2, query, 0.0, &mut scratch);
@@ -426,7 +433,7 @@ fn guide_keys_follow_the_distance_and_do_not_depend_on_the_level() {
                 assert!(dimension < 60 || off(&keyed) < coarse / 4.0, "{dimension} {} {coarse}", off(&keyed));
             }
             let keys = keyed.iter().map(|(key, _)| ordered(*key)).collect();
-            made.push(([rows.coarse, rows.fine], [order, keys]));
+            made.push(([rows.coarse, rows.fine, rows.rest], [order, keys]));
         });
         assert!(made.windows(2).all(|pair| pair[0] == pair[1]), "{dimension}");
     }
@@ -543,4 +550,81 @@ fn a_guide_takes_no_more_lines_than_the_rows_need() {
         let guide = Guide::fit(kernels(), &frame, dimension, &codes, &sources);
         assert_eq!(guide.lines, wanted, "{dimension}");
     }
+}
+
+#[test]
+fn keys_of_long_rows_are_off_by_as_little_as_is_said_and_do_not_depend_on_the_level() {
+    let count = 150;
+    for (dimension, planes) in [(512, Planes::Four), (570, Planes::Two), (641, Planes::Two), (1100, Planes::Four)] {
+        let (data, frame, codes, sources) = coded_by(count, dimension, |axis| 1.0 / axis.sqrt());
+        let mut made = Vec::new();
+        every_level(|kernels| {
+            let (guide, _) = Guide::train(kernels, &frame, dimension, (2, planes), &codes, &sources);
+            let mut rows = guide.room(count);
+            guide.encode(kernels, &codes, &sources, rows.arrays_mut().map(|lines| &mut lines[..]));
+            let rest = guide.rest.as_ref().expect("rows are long");
+            let (mut scratch, mut walker) = (GuideScratch::default(), Walker::default());
+            let (links, nodes) = (vec![Links([NONE; Links::WIDTH]); count], (0..count as u32).collect::<Vec<_>>());
+            let (codes, lines) = (&rows.coarse[..], guide.lines);
+            let graph = Graph { codes, lines, links: &links, width: 1, entries: count, sieve: None };
+            let mut keys = Vec::new();
+            let (mut before, mut after, mut pairs) = (0.0, 0.0, 0.0);
+            for (q, query) in data.chunks(dimension).take(6).enumerate() {
+                guide.encode_query(kernels, Metric::L2, query, 0.0, &mut scratch);
+                (kernels.sweep)(&mut walker, &graph, &scratch.query, &nodes, count);
+                let mut keyed: Vec<(f32, u32)> = walker.keyed().collect();
+                // Squared, in the units of `Guide::errors`.
+                let off = |keyed: &[(f32, u32)]| {
+                    let of = |(key, row): &(f32, u32)| {
+                        let right = reference::l2(&data[*row as usize * dimension..][..dimension], query)
+                            * guide.frame.sigma().powi(2);
+                        let square = f64::from(scratch.query.square);
+                        (f64::from(*key) - (right - square) / 2.0).powi(2) / (right * square)
+                    };
+                    keyed.iter().filter(|(_, row)| *row as usize != q).map(of).sum::<f64>()
+                };
+                before += off(&keyed);
+                if planes == Planes::Four {
+                    guide.fine_keys(kernels, &rows, &mut keyed, &scratch.query);
+                }
+                scratch.rest.sharpen(kernels, rest, &rows.rest, &mut keyed);
+                after += off(&keyed);
+                pairs += (count - 1) as f64;
+                keys.extend(keyed.iter().map(|(key, row)| (ordered(*key), *row)));
+            }
+            let [before, after] = [before, after].map(|sum| (sum / pairs).sqrt() as f32);
+            let context = format!("{dimension} {before} {after} {}", rest.error);
+            assert!(after < before / 3.0 && (0.2..0.7).contains(&(after / rest.error)), "{context}");
+            made.push(([rows.coarse, rows.fine, rows.rest], keys));
+        });
+        assert!(made.windows(2).all(|pair| pair[0] == pair[1]), "{dimension}");
+    }
+}
+
+#[test]
+fn a_walker_that_knew_a_larger_graph_walks_a_smaller_one_as_a_new_one_does() {
+    let mut random = Random(14);
+    let query = GuideQuery { codes: random.codes(2, 0), scale: 1e-6, ..GuideQuery::default() };
+    let mut codes = |nodes: usize| -> Vec<Line> {
+        (0..nodes).map(|_| Line(std::array::from_fn(|_| random.next() as u8))).collect()
+    };
+    // Neighbours of the first node, or of as many as there are, fill a step's room but for what is seen already.
+    let links = |nodes: usize, of: &dyn Fn(usize) -> Option<u32>| -> Vec<Links> {
+        let line = |i: usize| of(i / 2).map(|first| first + 16 * (i as u32 % 2));
+        let of_line = |first: Option<u32>| Links(std::array::from_fn(|j| first.map_or(NONE, |first| first + j as u32)));
+        (0..2 * nodes).map(|i| of_line(line(i))).collect()
+    };
+    let large = links(5000, &|node| [Some(1000), Some(2000)][usize::from(node > 0)].filter(|_| node < 2000));
+    let small = links(50, &|node| (node == 0).then_some(0)); // itself among them
+    let (many, few) = (codes(5000), codes(50));
+    every_level(|kernels| {
+        let big = Graph { codes: &many, lines: 1, links: &large, width: 2, entries: 1, sieve: None };
+        let little = Graph { codes: &few, links: &small, ..big };
+        let (mut known, mut new) = (Walker::default(), Walker::default());
+        (kernels.walk)(&mut known, &big, &query, Reach::wide(300));
+        for walker in [&mut known, &mut new] {
+            (kernels.walk)(walker, &little, &query, Reach::wide(40));
+        }
+        assert_eq!((known.nearest(), known.scored, known.scored), (new.nearest(), new.scored, 32));
+    });
 }
