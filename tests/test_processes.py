@@ -329,7 +329,7 @@ def test_a_fork_and_a_search_that_finds_an_index_damaged_wait_for_each_other(
     damaged = bytearray(published.read_bytes())
     damaged[-1] ^= 1
     published.write_bytes(damaged)
-    subprocess.run([sys.executable, "-c", FORKS_WHILE_DAMAGE_IS_FOUND, str(tmp_path / "x.nf")], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", FORKS_WHILE_DAMAGE_IS_FOUND, str(tmp_path / "x.nf")], check=True, timeout=120)
     with nf.open(tmp_path / "x.nf") as db:
         with pytest.warns(UserWarning, match="made again"):  # who was in the way of a fork left it as it was
             assert db.collection("c", embedder=None).count({"n": 7}) == 1
