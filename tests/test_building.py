@@ -110,3 +110,38 @@ def test_compacting_leaves_a_graph_to_be_built_by_others(tmp_path: Path, paused:
         hits = db.collection("c", embedder=None).search(vectors(1)[0], k=5, recall=0.9, explain=True)
         assert hits.report is not None
         assert not hits.report.exact
+
+
+def test_a_small_collection_gets_the_graph_that_its_searches_have_paid_for(tmp_path: Path) -> None:
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        made = vectors(1500)
+        collection.add(ids=[str(i) for i in range(len(made))], embeddings=made)
+        hits = collection.search(made[3], recall=0.9, explain=True)
+        assert hits.report is not None and hits.report.exact
+        thing = collection._derived.index._thing
+        assert thing is not None and not thing.due
+        thing.demand()  # as searches would have, in the end
+        collection.search(made[3], recall=0.9)
+        finished(collection)
+        hits = collection.search(made[3], recall=0.9, explain=True)
+        assert hits.report is not None and not hits.report.exact
+        assert hits[0].id == "3"
+
+
+def test_an_index_builds_its_graph_once_searches_have_paid_for_it_and_not_for_who_tends_it() -> None:
+    made = np.cumsum(vectors(1100 * 80).reshape(1100, 640), axis=1)  # few directions hold most of it
+    index, tended = nf.Index(640, threads=1), nf.Index(640, threads=1)
+    index.add(made)
+    tended.add(made, settle=False)
+    for one in (index, tended):
+        for searches in range(100_000):
+            one.search(made[searches % 1100], 1, recall=0.9)
+            if searches % 1000 == 0 and (one.due or one.built):
+                break
+        assert searches > 5000
+    assert index.built
+    assert not tended.built
+    tended.settle()
+    assert tended.built
+    assert not tended.search(made[5], recall=0.9, report=True)[2].exact

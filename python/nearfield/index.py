@@ -51,8 +51,10 @@ class Index(Handle):
         metric: "cosine" (of the angle; 0 where a vector is zero), "dot" or "l2".
         kind: "flat" is the exact scan. The others answer faster, at the recall that a search states: "hnsw" is a graph,
             "ivf" scans the lists of rows nearest to the query, "ivf_pq" the same on product-quantised codes, "lsh"
-            looks into hash tables. "auto" is exact up to 2^26 numbers (175,000 rows of 384) and builds a graph beyond;
-            then a search that states a recall walks it, and one that states none is exact up to 2^27 numbers.
+            looks into hash tables. "auto" answers a search that states no recall exactly up to 2^27 numbers (350,000
+            rows of 384), and one that states a recall by a graph where there is one: from 2^26 numbers on, and below as
+            soon as such searches have spent as much on scans as a graph costs to build. The search that comes to
+            that builds it, unless you call `settle` yourself.
         threads: Threads for one call at the most; None means one for every core. Small calls use fewer.
         on_disk: A folder in which the vectors are kept instead of in memory, in files that have no name and are gone
             with the index (`save` writes one that stays). In memory remain codes of 8 bits, a quarter of the bytes, and
@@ -130,7 +132,7 @@ class Index(Handle):
 
     @property
     def due(self) -> bool:
-        """Whether `settle` would take long: a graph is missing, or many vectors are missing in it."""
+        """Whether `settle` would take long: a graph is missing that would pay, or many vectors are missing in it."""
         return self._native.due
 
     def add(
@@ -208,6 +210,20 @@ class Index(Handle):
             >>> index.settle()
         """
         self._native.settle(self.threads)
+
+    def demand(self) -> None:
+        """Have the next `settle` build a graph though there may be few vectors: many searches at a recall will come.
+
+        Of use to kind "auto", which otherwise waits until they have come; other kinds do what they do.
+
+        Example:
+            >>> import numpy as np, nearfield as nf
+            >>> index = nf.Index(dimension=4)
+            >>> _ = index.add(np.random.default_rng(0).random((2000, 4)))
+            >>> index.demand(), index.settle(), index.built
+            (None, None, True)
+        """
+        self._native.demand()
 
     def compact(self) -> None:
         """Give back the room of removed vectors; ids stay.

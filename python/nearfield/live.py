@@ -311,9 +311,13 @@ class LiveIndex(Published[Index]):
             if state is None or state.dimension is None:
                 return
             with self._changed:
-                if self._version == Version.of(state) and self._thing is not None and not self._thing.due:
+                thing = self._thing
+                if self._version == Version.of(state) and thing is not None and not thing.due:
                     return
+                demanded = thing is not None and thing.due
             with built.at(transaction, state) as index:
+                if demanded:
+                    index.demand()  # by searches, which the new one has not seen
                 due = index.due
         if due:
             index.settle()  # nothing is held meanwhile

@@ -95,7 +95,7 @@ impl Hnsw {
         let deep = if is_adaptive { deep } else { deepest };
         let width = self.width(graph, deep, recall).min(nodes);
         let reach = adaptive(flat.metric, width, deep, Lie::default());
-        let through = extra + plan::walk(width, is_adaptive && reach.slack > 0.0);
+        let through = extra + plan::walk(width, reach.depth);
         let exactly = |request: &Request| flat.search_allowed(Some(allowed), request);
         if inside == 0 || scan < sweep.min(through) {
             return exactly(request);

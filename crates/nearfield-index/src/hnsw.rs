@@ -31,7 +31,7 @@ use crate::walk::{Level, Lie, NONE, Reach, Sieve, Walker, adaptive};
 use crate::{Error, Result, plan};
 
 /// Fewer rows than this are answered exactly: a graph would not be faster.
-const FEWEST: usize = 1024;
+pub(crate) const FEWEST: usize = 1024;
 
 /// Rows that are held out of the graph while its recall is measured.
 const HELD_OUT: usize = 1024;
@@ -426,7 +426,7 @@ impl Hnsw {
         let width = self.width(graph, deep, recall).min(nodes);
         let count = request.queries.len() / flat.dimension;
         let reach = adaptive(flat.metric, width, deep, graph.lie);
-        if inside == 0 || plan::walk(width, reach.slack > 0.0) > plan::scan(flat.len(), true, flat.dimension, count) {
+        if inside == 0 || plan::walk(width, reach.depth) > plan::scan(flat.len(), true, flat.dimension, count) {
             return flat.search_allowed(None, request);
         }
         let shallow = self.width(graph, k, recall);

@@ -37,6 +37,12 @@ pub trait Kind: Debug + Send + Sync {
     fn due(&self) -> bool {
         false
     }
+    /// Whether searches have cost so much that `settle` would have paid by now.
+    fn owes(&self) -> bool {
+        false
+    }
+    /// Has the next `settle` build what stands beside the vectors, though there may be few.
+    fn demand(&mut self) {}
     /// Removes vectors by id; all or none of them. Returns how many were removed.
     fn remove(&mut self, ids: &[i64], threads: usize) -> Result<usize>;
     /// Gives back the room of removed rows, and builds what stands beside the vectors again if they have changed since.

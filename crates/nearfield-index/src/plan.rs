@@ -4,9 +4,11 @@
 //! Costs are counted in nanoseconds of one core of a server, a query. What matters is where they cross, and there a
 //! mistake costs little. They depend on counts alone, so the same request is answered the same way everywhere.
 
-/// A step of a walk, a node expanded: of the nodes of an adaptive walk's width about this share are, of others all.
+/// A step of a walk, a node expanded: some on the way in, those within the depth that ends it, and of the rest of its
+/// width about this share.
 const STEP: f64 = 300.0;
-const SHARE: f64 = 0.4;
+const WAY_IN: usize = 10;
+const SHARE: f64 = 0.45;
 
 /// What a walk and a scan take however far they go, for one query; the latter also for each of many.
 const WALK: f64 = 5_000.0;
@@ -32,9 +34,23 @@ pub(crate) const GRAPH_FROM: usize = 1 << 26;
 /// Numbers up to which [`crate::Auto`] answers exactly where no recall was asked for.
 pub(crate) const EXACT_UP_TO: usize = 1 << 27;
 
-/// A walk of this width.
-pub(crate) fn walk(width: usize, is_adaptive: bool) -> f64 {
-    WALK + width as f64 * STEP * if is_adaptive { SHARE } else { 1.0 }
+/// A row of a graph that is built, and each dimension cubed, for the principal directions.
+const BUILT: (f64, f64) = (150_000.0, 0.45);
+
+/// A graph of so many rows.
+pub(crate) fn build(rows: usize, dimension: usize) -> u64 {
+    (BUILT.0 * rows as f64 + BUILT.1 * (dimension as f64).powi(3)) as u64
+}
+
+/// What a walk for k answers saves over a scan of so many rows, for one of so many queries.
+pub(crate) fn saved(rows: usize, dimension: usize, queries: usize, k: usize) -> f64 {
+    (scan(rows, true, dimension, queries) - walk(4 * k.max(16), k.max(10))).max(0.0)
+}
+
+/// A walk of this width that ends by so many of the nearest, or by all where these are as many.
+pub(crate) fn walk(width: usize, depth: usize) -> f64 {
+    let depth = depth.min(width);
+    WALK + STEP * ((WAY_IN + depth) as f64 + SHARE * (width - depth) as f64)
 }
 
 /// A scan of so many rows, for one of so many queries; they lie together, or are gathered.
@@ -87,7 +103,8 @@ mod tests {
     #[test]
     fn narrow_filters_are_scanned_or_swept_and_wide_ones_walked() {
         let fastest = |inside: usize| {
-            let (walk, sweep) = (walk(5 * depth(10, inside, 1_000_000)[0], true), sweep(inside, 1, 10));
+            let (walk, sweep) =
+                (walk(5 * depth(10, inside, 1_000_000)[0], depth(14, inside, 1_000_000)[0]), sweep(inside, 1, 10));
             let scan = scan(inside, false, 384, 1);
             [(walk, "walk"), (sweep, "sweep"), (scan, "scan")].into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap().1
         };

@@ -1,6 +1,7 @@
 //! An index of any kind as a Python class. Arguments arrive checked and contiguous from `nearfield/index.py`.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use nearfield_index::{Allow, Answers, Error, Kind, Metric, Request, dispatch, kind};
@@ -25,6 +26,8 @@ type Found<'py> = (Bound<'py, PyArrayDyn<i64>>, Bound<'py, PyArrayDyn<f32>>, Opt
 pub(crate) struct Index {
     kind: RwLock<Box<dyn Kind>>,
     dimension: usize,
+    /// Whether its owner says when it is settled, so that no search does.
+    is_tended: AtomicBool,
 }
 
 impl Index {
@@ -65,7 +68,7 @@ impl Index {
         })?;
         let mut index = kind::create(kind, dimension, metric).map_err(raised)?;
         folder.iter().for_each(|folder| index.keep_in(folder));
-        Ok(Self { kind: RwLock::new(index), dimension })
+        Ok(Self { kind: RwLock::new(index), dimension, is_tended: AtomicBool::new(false) })
     }
 
     #[staticmethod]
@@ -76,7 +79,8 @@ impl Index {
             if verify { index.vectors().verify().map(|()| index) } else { Ok(index) }
         };
         let index = py.detach(load).map_err(raised)?;
-        Ok(Self { dimension: index.vectors().dimension(), kind: RwLock::new(index) })
+        let dimension = index.vectors().dimension();
+        Ok(Self { kind: RwLock::new(index), dimension, is_tended: AtomicBool::new(false) })
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
@@ -138,6 +142,7 @@ impl Index {
     ) -> PyResult<Bound<'py, PyArray1<i64>>> {
         let vectors = vectors.as_slice()?;
         let ids = ids.as_ref().map(|ids| ids.as_slice()).transpose()?;
+        self.is_tended.fetch_or(!settle, Ordering::Relaxed);
         let added = self.write(py, |index| match settle {
             true => index.add(vectors, ids, threads),
             false => index.append(vectors, ids, threads),
@@ -146,7 +151,12 @@ impl Index {
     }
 
     fn settle(&self, py: Python<'_>, threads: usize) {
+        self.is_tended.store(true, Ordering::Relaxed);
         self.write(py, |index| index.settle(threads));
+    }
+
+    fn demand(&self, py: Python<'_>) {
+        self.write(py, |index| index.demand());
     }
 
     /// Whether `settle` would take long.
@@ -164,6 +174,7 @@ impl Index {
         threads: usize,
         settle: bool,
     ) -> PyResult<Bound<'py, PyArray1<i64>>> {
+        self.is_tended.fetch_or(!settle, Ordering::Relaxed);
         let mut batch = self.read(py, |index| index.vectors().batch());
         for piece in pieces.try_iter()? {
             let piece = piece?;
@@ -188,6 +199,7 @@ impl Index {
         threads: usize,
         settle: bool,
     ) -> PyResult<()> {
+        self.is_tended.fetch_or(!settle, Ordering::Relaxed);
         let mut batch = self.read(py, |index| index.vectors().batch());
         for (path, start, rows, slots) in files {
             let slots = slots.map(|slots| slots.as_slice().map(<[u32]>::to_vec)).transpose()?;
@@ -291,7 +303,10 @@ impl Index {
             }
         };
         let request = Request { queries, k, threads, allow, recall, interrupt: &interrupt, timed };
-        let answers = self.read(py, |index| index.search(&request));
+        let (answers, owes) = self.read(py, |index| (index.search(&request), index.owes()));
+        if owes && !self.is_tended.load(Ordering::Relaxed) {
+            self.write(py, |index| index.settle(threads));
+        }
         match signal.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
             None => answers.map_err(raised),
