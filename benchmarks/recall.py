@@ -165,7 +165,10 @@ def main() -> None:
                 line = {"data": name, "metric": metric, "rows": len(index), "dimension": rows.shape[1], "kind": kind}
                 line |= {"k": k, "queries": len(asked), "targets": measured(index, asked, k, options.rounds)}
                 table.append(line)
-                cells = (f"{one['reached']:.3f} ({one['speed'] or 0:.2f}, {one['work'] or 0:.2f})" for one in line["targets"].values())
+                cells = (
+                    f"{one['reached']:.3f} ({one['speed'] or 0:.2f}, {one['work'] or 0:.2f})"
+                    for one in line["targets"].values()
+                )
                 print(f"| {name} | {kind} | {k} | {' | '.join(cells)} |", flush=True)
                 output.write_text(json.dumps({"about": about, "table": table}, indent=1) + "\n")
 

@@ -118,14 +118,17 @@ def test_a_small_collection_gets_the_graph_that_its_searches_have_paid_for(tmp_p
         made = vectors(1500)
         collection.add(ids=[str(i) for i in range(len(made))], embeddings=made)
         hits = collection.search(made[3], recall=0.9, explain=True)
-        assert hits.report is not None and hits.report.exact
+        assert hits.report is not None
+        assert hits.report.exact
         thing = collection._derived.index._thing
-        assert thing is not None and not thing.due
+        assert thing is not None
+        assert not thing.due
         thing.demand()  # as searches would have, in the end
         collection.search(made[3], recall=0.9)
         finished(collection)
         hits = collection.search(made[3], recall=0.9, explain=True)
-        assert hits.report is not None and not hits.report.exact
+        assert hits.report is not None
+        assert not hits.report.exact
         assert hits[0].id == "3"
 
 
