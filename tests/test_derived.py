@@ -46,9 +46,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return iter(found)
 
     def counted_texts(self: Transaction, state: Any, row: int) -> Any:
-        found = list(texts(self, state, row))
-        rows.extend(int(first[0]) for first, _ in found)
-        return iter(found)
+        for first, documents in texts(self, state, row):
+            rows.append(int(first[0]))
+            yield first, documents
 
     monkeypatch.setattr(Transaction, "metadata", counted)
     monkeypatch.setattr(Transaction, "texts", counted_texts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nearfield as nf
-from nearfield import live
-from nearfield.errors import InvalidInput
+from nearfield import live, live_text, transaction
+from nearfield.beside import prefetched
+from nearfield.errors import Corrupt, InvalidInput
 from nearfield.live import consistent
 from nearfield.live_text import LiveText
 
@@ -187,3 +190,58 @@ def test_a_collection_keeps_the_language_of_its_words(tmp_path: Path, monkeypatc
         assert found(db.collection("sammlung", embedder=None, dimension=2), "Katze") == []
     with nf.open(tmp_path / "copy.nf") as db:
         assert sorted(found(db.collection("sammlung", embedder=None), "Katze")) == ["katzen", "neu"]
+
+
+def test_documents_that_are_read_while_others_are_taken_in_are_lost_or_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_text, "_RECORDS", 5)
+    monkeypatch.setattr(transaction, "_PIECE", 20)
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        documents = [None if n % 7 == 0 else f"{WORDS[n % 4]} {n}" for n in range(200)]
+        collection.add(documents, ids=[f"r{n}" for n in range(200)], embeddings=np.ones((200, 1), np.float32))
+        collection.delete([f"r{n}" for n in range(40, 80)])
+        text = collection._derived.text
+        assert answers(collection, text, "bee") == pytest.approx(expected(collection, "bee"))
+        assert list(answers(collection, text, "197")) == ["r197"]
+
+
+@pytest.mark.parametrize("damage", ["'cat 6'", "NULL", "x'00ff'", "7"])
+def test_a_document_that_changed_on_the_disk_is_searched_as_if_it_were_good(tmp_path: Path, damage: str) -> None:
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        collection.add([f"dog {n}" for n in range(9)], ids=[f"r{n}" for n in range(9)], embeddings=np.ones((9, 1)))
+    catalog = sqlite3.connect(tmp_path / "x.nf" / "catalog.sqlite")
+    catalog.execute(f"UPDATE records SET document = {damage} WHERE id = 'r6'")
+    catalog.commit()
+    catalog.close()
+    with nf.open(tmp_path / "x.nf") as db, pytest.raises(Corrupt, match="'r6' is damaged"):
+        db.collection("c", embedder=None).search("dog", mode="lexical")
+
+
+def test_words_that_cannot_be_made_leave_a_thread_that_waits_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Any] = []
+
+    def seen(items: Any) -> Any:
+        begun.append(prefetched(items))
+        return begun[-1]
+
+    def failing(*_: Any) -> None:
+        raise MemoryError("no room for words")
+
+    monkeypatch.setattr(live_text, "_RECORDS", 5)
+    monkeypatch.setattr(transaction, "_PIECE", 20)
+    monkeypatch.setattr(live_text, "prefetched", seen)
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        collection.add(["dog"] * 200, embeddings=np.ones((200, 1)))
+        with monkeypatch.context() as patch:
+            patch.setattr(nf.SparseIndex, "add", failing)
+            with pytest.raises(MemoryError) as error:  # which keeps what was under way alive
+                collection.search("dog", mode="lexical")
+        assert error.value.__traceback__ is not None
+        assert [items.gi_frame for items in begun] == [None]  # closed, and closing waits for the thread
+        assert len(collection.search("dog", mode="lexical")) == 10

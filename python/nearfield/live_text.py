@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,13 +100,13 @@ class LiveText(Published[SparseIndex]):
             for start in range(0, len(changed), _RECORDS):
                 records = transaction.records(state.id, changed[start : start + _RECORDS].tolist())
                 _add(thing, _documents(records.values()))
-        pieces: Iterator[tuple[NDArray[np.int64], list[str]]] = iter(())
-        if state.next_row > since.next_row:
-            pieces = transaction.texts(state, since.next_row)
-        if state.next_row >= since.next_row + _RECORDS:
-            pieces = prefetched(pieces)  # reading them takes about as long as making words of them
-        for rows, documents in pieces:
-            thing.add(documents, rows)
+        if state.next_row == since.next_row:
+            return thing
+        texts = transaction.texts(state, since.next_row)
+        many = state.next_row >= since.next_row + _RECORDS  # reading them takes about as long as making words of them
+        with closing(prefetched(texts) if many else texts) as pieces:
+            for rows, documents in pieces:
+                thing.add(documents, rows)
         return thing
 
 

@@ -6,7 +6,7 @@ import functools
 import json
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -131,7 +131,7 @@ class Transaction(Catalog):
                 )
                 yield piece, [verified(line).document for line in found]
 
-    def texts(self, state: State, first_row: int) -> Iterator[tuple[NDArray[np.int64], list[str]]]:
+    def texts(self, state: State, first_row: int) -> Generator[tuple[NDArray[np.int64], list[str]], None, None]:
         """Rows from `first_row` on that have a document, ascending, and their documents; in pieces.
 
         Raises:
