@@ -466,9 +466,10 @@ impl Hnsw {
         each_job(
             threads,
             jobs,
-            || (),
-            |(), (job, ((queries, ids), scores))| {
-                if count > QUERIES_PER_JOB && std::thread::current().id() == caller && job % 64 == 63 {
+            || 0usize,
+            |own: &mut usize, (job, ((queries, ids), scores))| {
+                *own += 1;
+                if own.is_multiple_of(64) && std::thread::current().id() == caller {
                     stop.fetch_or((request.interrupt)(), Ordering::Relaxed);
                 }
                 if stop.load(Ordering::Relaxed) {
