@@ -346,19 +346,19 @@ pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Gr
             let bar = bar(&walker.pool, walker.length, width).min(limit);
             let count = S::score(graph, &walker.fresh, waiting, query, bar, &mut walker.found);
             next = next.min(walker.take::<S>(count, width));
-            if let Some(sieve) = sieve.filter(|_| adaptive) {
-                walker.sift(count, depth, sieve);
-                if let Some(last) = walker.answerable.get(depth - 1) {
-                    limit = reach.limit(*last, walker.pool[0], query.square);
+            let last = match sieve {
+                _ if !adaptive => None,
+                Some(sieve) => {
+                    walker.sift(count, depth, sieve);
+                    walker.answerable.get(depth - 1)
                 }
-            } else if adaptive && walker.length >= depth {
-                let measured = [walker.pool[depth - 1], walker.pool[0]];
-                if measured != nearest {
-                    limit = reach.limit(measured[0], measured[1], query.square);
-                    let near = unordered((measured[0] >> 32) as u32);
-                    walker.drop_beyond(limit.max(ordered(query.behind(near, keep))));
-                    (nearest, next) = (measured, next.min(walker.length));
-                }
+                None => walker.pool[..walker.length].get(depth - 1),
+            };
+            if let Some(measured) = last.map(|last| [*last, walker.pool[0]]).filter(|measured| *measured != nearest) {
+                limit = reach.limit(measured[0], measured[1], query.square);
+                let near = unordered((measured[0] >> 32) as u32);
+                walker.drop_beyond(limit.max(ordered(query.behind(near, keep))));
+                (nearest, next) = (measured, next.min(walker.length));
             }
         }
         std::mem::swap(&mut walker.fresh, &mut walker.ahead);
