@@ -12,7 +12,7 @@ use crate::guide::{Guide, Planes, STEP, factors, place};
 use crate::project::rounded;
 use crate::{GROUP, Kernels, LINE, Line};
 
-/// Numbers in a row from which on such codes are kept: a vector in full takes five times the lines of one.
+/// Numbers in a row from which on such codes are kept: a vector in full takes eight times their lines, 32 and more.
 const LONG: usize = 512;
 
 /// Bytes of a row's factor.
@@ -33,7 +33,7 @@ pub struct Rest {
     pub scale: f32,
     /// Usual error of a key, in the units of [`Guide::errors`].
     pub error: f32,
-    /// How a guide code stands along each coordinate of the frame: `turns_scales[j]` times the codes of row j.
+    /// How a guide code stands along each coordinate of the frame: `turn_scales[j]` times the codes of row j.
     turns: Vec<Line>,
     turn_scales: Vec<f32>,
 }
