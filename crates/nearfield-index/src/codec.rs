@@ -4,13 +4,13 @@
 //! holds begins at a multiple of 64 bytes, so that it can be mapped.
 
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use nearfield_kernels::pages;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::mapped::Mapped;
+use crate::mapped::{LargeWriter, Mapped};
 use crate::{Error, Result};
 
 const MAGIC: [u8; 8] = *b"nearfld\n";
@@ -47,7 +47,7 @@ pub struct Header {
 pub struct Writer {
     path: PathBuf,
     temporary: PathBuf,
-    file: Option<BufWriter<File>>,
+    file: Option<LargeWriter<File>>,
     /// Bytes written.
     at: u64,
 }
@@ -58,7 +58,7 @@ impl Writer {
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(format!(".{}.tmp", std::process::id()));
         let temporary = path.with_file_name(name);
-        let file = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
+        let file = LargeWriter::new(File::create(&temporary)?);
         let mut writer = Self { path: path.to_path_buf(), temporary, file: Some(file), at: 0 };
         let mut head = Vec::from(MAGIC);
         for word in [VERSION, header.kind, header.metric, header.dimension] {
@@ -74,7 +74,7 @@ impl Writer {
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.at += bytes.len() as u64;
-        Ok(self.file.as_mut().expect("the file is there until it is finished or dropped").write_all(bytes)?)
+        Ok(self.file.as_mut().expect("the file is there until it is finished or dropped").put(bytes)?)
     }
 
     /// Writes a section of `count` numbers, each `N` bytes.
@@ -120,7 +120,7 @@ impl Writer {
 
     /// Syncs the file and gives it its name.
     pub fn finish(mut self) -> Result<()> {
-        let file = self.file.take().expect("finished once").into_inner().map_err(|error| error.into_error())?;
+        let file = self.file.take().expect("finished once").finish()?;
         file.sync_all()?;
         drop(file); // Windows renames closed files only
         fs::rename(&self.temporary, &self.path)?;

@@ -6,14 +6,66 @@
 //! it is mapped ends the process (SIGBUS): no program can promise anything about pages that are gone.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::sync::OnceLock;
 
 use memmap2::{Mmap, MmapOptions};
 
 /// Numbers that are turned into bytes at a time.
 const CHUNK: usize = 1 << 16;
+
+/// Bytes of a large page. Linux keeps what was written at once on as large pages as it fits, and maps these whole.
+const LARGE: usize = 2 << 20;
+
+/// What takes no more than one part in so many of the memory is read from the disk a large page at a time, though it is
+/// looked at here and there: all of it is there soon. Of larger files, only what is looked at.
+#[cfg(target_os = "linux")]
+const ROOM: usize = 8;
+
+/// Bytes of memory that the machine has; 0 where it does not tell.
+#[cfg(target_os = "linux")]
+fn memory() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let line = told.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        1024 * kilobytes.unwrap_or(0)
+    })
+}
+
+/// Writes a file from its beginning, a large page at a time: a search that reads rows here and there in it waits less for
+/// their addresses.
+#[derive(Debug)]
+pub(crate) struct LargeWriter<W: Write>(BufWriter<W>);
+
+impl<W: Write> LargeWriter<W> {
+    pub fn new(file: W) -> Self {
+        Self(BufWriter::with_capacity(LARGE, file))
+    }
+
+    pub fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            // What exactly fills the buffer is copied into it; with one byte more, it would be written as it is.
+            let room = match LARGE - self.0.buffer().len() {
+                0 => LARGE,
+                room => room,
+            };
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.0.write_all(now)?;
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// The file, with all that was put into it.
+    pub fn finish(self) -> io::Result<W> {
+        self.0.into_inner().map_err(|error| error.into_error())
+    }
+}
 
 /// float32 numbers in a file.
 #[derive(Debug)]
@@ -33,23 +85,27 @@ impl Mapped {
         let map = unsafe { MmapOptions::new().offset(offset).len(bytes).map(file)? };
         let mapped = Self(map);
         mapped.in_order(false);
+        #[cfg(target_os = "linux")]
+        if bytes <= memory() / ROOM {
+            let _ = mapped.0.advise(memmap2::Advice::HugePage); // a hint
+        }
         Ok(mapped)
     }
 
     /// Writes these rows to a file without a name in `folder`, which is gone when nobody maps it any more.
     pub fn spilled<'a>(folder: &Path, rows: impl Iterator<Item = &'a [f32]>) -> io::Result<Self> {
-        let mut file = tempfile::tempfile_in(folder)?;
+        let mut file = LargeWriter::new(tempfile::tempfile_in(folder)?);
         let (mut bytes, mut count) = (Vec::with_capacity(8 * CHUNK), 0);
         for numbers in rows.flat_map(|row| row.chunks(CHUNK)) {
             count += numbers.len();
             bytes.extend(numbers.iter().flat_map(|x| x.to_ne_bytes()));
             if bytes.len() >= 4 * CHUNK {
-                file.write_all(&bytes)?;
+                file.put(&bytes)?;
                 bytes.clear();
             }
         }
-        file.write_all(&bytes)?;
-        Self::of(&file, 0, count)
+        file.put(&bytes)?;
+        Self::of(&file.finish()?, 0, count)
     }
 
     /// Says whether the numbers are about to be read one after the other, or here and there, where reading ahead of what
@@ -105,6 +161,33 @@ mod tests {
         assert_eq!(all.numbers()[(offset / 4) as usize..], [1.5, -2.0, 3.25]);
         assert!(Mapped::of(&file, offset, 4).is_err() && Mapped::of(&file, u64::MAX - 3, 4).is_err());
         assert!(Mapped::of(&file, 2, 1).is_err() && Mapped::of(&file, 0, usize::MAX / 2).is_err());
+    }
+
+    #[test]
+    fn pieces_of_any_size_are_written_a_large_page_at_a_time() {
+        #[derive(Default)]
+        struct Written(Vec<u8>, Vec<usize>);
+        impl Write for Written {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.extend(bytes);
+                self.1.push(bytes.len());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let all: Vec<u8> = (0..5 * LARGE + 77).map(|i| (i * i % 251) as u8).collect();
+        let mut file = LargeWriter::new(Written::default());
+        let sizes = [48, LARGE - 48, 0, 2 * LARGE + 1, LARGE - 1, 7, LARGE - 8, 1, 1];
+        let mut at = 0;
+        for size in sizes.into_iter().chain([all.len() - sizes.iter().sum::<usize>()]) {
+            file.put(&all[at..at + size]).unwrap();
+            at += size;
+        }
+        let Written(bytes, writes) = file.finish().unwrap();
+        assert!(bytes == all);
+        assert_eq!(writes, [LARGE, LARGE, LARGE, LARGE, LARGE, 77]);
     }
 
     #[test]
