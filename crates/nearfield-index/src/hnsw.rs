@@ -1,9 +1,10 @@
 //! Approximate search by walking through a graph of neighbours, at a recall the caller states.
 //!
-//! The graph is the lowest level of HNSW (Malkov and Yashunin, 2018). Instead of its upper levels, a table of random nodes
-//! is the way in: it is read as it lies. A walk reads guide codes of the leading principal directions, 2 or 4 bits each, most often
-//! one cache line a row (`nearfield_kernels::guide`). The nearest rows it finds are read in full, so the scores are the
-//! exact ones and only rows can be missing.
+//! The graph is that of HNSW (Malkov and Yashunin, 2018) with two levels: of many nodes the first, which are random ones, are
+//! linked among each other too. Instead of further levels a table of the very first is the way in: it is read as it lies. A
+//! walk reads guide codes of the leading principal directions, 2 or 4 bits each, most often one cache line a row
+//! (`nearfield_kernels::guide`). The nearest rows it finds are read in full, so the scores are the exact ones and only rows
+//! can be missing.
 //!
 //! How wide a walk must be for a given recall is measured when the graph is built: on rows that are not yet in it,
 //! against the exact answer. Rows added later are scanned exactly beside the walk until they are linked: see
@@ -165,7 +166,7 @@ impl Hnsw {
     /// Bytes held beside the exact index.
     pub fn bytes(&self) -> usize {
         self.graph.as_ref().map_or(0, |graph| {
-            let links = size_of_val(graph.level.links.as_slice());
+            let links = size_of_val(graph.level.links.as_slice()) + size_of_val(graph.level.upper.as_slice());
             let codes = graph.codes.arrays().map(|codes| size_of_val(codes.as_slice()));
             let places = graph.places.get().map_or(0, |places| size_of_val(places.as_slice()));
             links + codes.iter().sum::<usize>() + size_of_val(graph.rows.as_slice()) + places

@@ -14,7 +14,7 @@ use nearfield_kernels::guide::{Guide, GuideCodes, GuideQuery, Source};
 use nearfield_kernels::{BLOCK, Factors, Kernels, Line, Metric};
 
 use crate::pool::each_job;
-use crate::walk::{Level, NONE, Reach, Walker};
+use crate::walk::{Level, Links, NONE, Reach, Walker, above};
 
 /// Neighbours a node has at the most.
 pub(crate) const DEGREE: usize = 32;
@@ -233,13 +233,42 @@ impl<'a> Points<'a> {
     /// Links nodes `from` to `to - 1` to those linked before (all of them, the `again` time).
     pub fn insert(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, from: usize, to: usize, again: bool) {
         let most = (level.nodes / 50).max(64);
+        // The upper level is what the graph of the first nodes is before others come.
+        let raised = if again || from > above(level.nodes) { 0 } else { above(level.nodes) };
         let mut start = from;
         while start < to {
-            let count = if again { most } else { start.min(most) }.min(to - start);
+            let left = if start < raised { raised } else { to } - start;
+            let count = if again { most } else { start.min(most) }.min(left);
             let nodes: Vec<u32> = (start as u32..(start + count) as u32).collect();
             self.batch(guide, codes, level, &nodes, if again { level.nodes } else { start }, again);
             start += count;
+            if start == raised {
+                let links = level.links[..raised * level.width].to_vec();
+                let mut upper = Level { nodes: raised, width: level.width, links, upper: Vec::new() };
+                self.insert(guide, codes, &mut upper, 0, raised, true);
+                level.upper = upper.links;
+            }
         }
+    }
+
+    /// Brings the upper level up to date, of whose nodes these have `changed`: they stand for other points than before.
+    pub fn raise(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, mut changed: Vec<bool>) {
+        let (had, nodes) = (level.upper.len() / level.width, above(level.nodes));
+        let (links, degree) = (std::mem::take(&mut level.upper), level.width * Links::WIDTH);
+        let mut upper = Level { nodes: had, width: level.width, links, upper: Vec::new() };
+        changed.resize(had.max(nodes), true);
+        (nodes..had).for_each(|node| changed[node] = true);
+        let fresh: Vec<u32> = (0..nodes as u32).filter(|node| changed[*node as usize]).collect();
+        if fresh.len() > nodes / 4 {
+            upper = Level::new(nodes, degree);
+            self.insert(guide, codes, &mut upper, 1, nodes, false);
+            self.insert(guide, codes, &mut upper, 0, nodes, true);
+        } else {
+            self.mend(&mut upper, &changed);
+            upper.resize(nodes);
+            self.link(guide, codes, &mut upper, &fresh, nodes, true);
+        }
+        level.upper = upper.links;
     }
 
     /// Links these nodes to those linked before, `linked` of them at the beginning; all of them are, the `again` time.

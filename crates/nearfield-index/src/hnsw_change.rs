@@ -22,7 +22,7 @@ use crate::Result;
 use crate::hnsw::{Graph, Hnsw, shuffle};
 use crate::hnsw_build::Points;
 use crate::pool::each_job;
-use crate::walk::{Links, NONE, entries};
+use crate::walk::{Links, NONE, leading};
 
 /// Changes that make a fold worth while, beside a share of the nodes.
 const FOLD: usize = 512;
@@ -163,6 +163,8 @@ impl Hnsw {
         let removed = graph.rows.iter().copied().filter(|row| *row != NONE && !is_live(*row));
         let mut asked: Vec<u32> = fresh.iter().copied().chain(removed).collect();
 
+        let led = graph.rows[..graph.level.upper.len() / graph.level.width].to_vec();
+
         // New points stand behind the others until they have their places.
         let mut all: Vec<u32> = graph.rows.iter().map(|row| if is_live(*row) { *row } else { NONE }).collect();
         all.extend(&fresh);
@@ -194,13 +196,15 @@ impl Hnsw {
             let mut at: Vec<u32> = (0..count as u32).collect();
             for node in nodes..count {
                 let place = random.below(node as u32 + 1) as usize;
-                if place < entries(count) {
+                if place < leading(count) {
                     at.swap(place, node);
                 }
             }
             let none = graph.guide.room(0);
             rearrange(graph, &mut points, &at, &none, threads);
         }
+        let changed = led.iter().zip(&graph.rows).map(|(before, row)| before != row).collect();
+        points.raise(&graph.guide, &graph.codes, &mut graph.level, changed);
         points.connect(&graph.guide, &graph.codes, &mut graph.level);
         (graph.linked, graph.covered, graph.dead) = (count, flat.ids.rows(), 0);
         graph.places = OnceLock::new();
@@ -269,7 +273,7 @@ fn arranged(gone: &[bool], fresh: usize, random: &mut Random) -> Vec<u32> {
     let nodes = gone.len();
     let mut at: Vec<u32> = (0..nodes as u32).map(|node| if gone[node as usize] { NONE } else { node }).collect();
     let dead = gone.iter().filter(|gone| **gone).count();
-    let first = entries(nodes.max(nodes - dead + fresh)).min(nodes);
+    let first = leading(nodes.max(nodes - dead + fresh)).min(nodes);
     for place in (0..first).filter(|place| gone[*place]) {
         let start = random.below((nodes - first).max(1) as u32) as usize;
         let behind = (0..nodes - first).map(|i| first + (start + i) % (nodes - first));
@@ -352,6 +356,7 @@ fn carry<T: Copy>(values: &mut Vec<T>, new: &[T], (before, after): (usize, usize
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::walk::{Level, Reach, Walker, above};
 
     fn rows(count: usize, seed: u64) -> Vec<f32> {
         let mut random = Random::new(seed);
@@ -367,6 +372,55 @@ mod tests {
             }
         }
         seen.iter().filter(|seen| **seen).count()
+    }
+
+    /// The upper level as a graph of its own.
+    fn upper(graph: &Graph) -> Level {
+        let (links, width) = (graph.level.upper.clone(), graph.level.width);
+        Level { nodes: links.len() / width, width, links, upper: Vec::new() }
+    }
+
+    #[test]
+    fn the_way_in_stays_as_good_as_a_new_one() {
+        let mut index = Hnsw::new(24, Metric::L2).unwrap();
+        index.add(&rows(6000, 1), None, 2).unwrap();
+        for turn in 0..10u64 {
+            let ids = index.exact().ids();
+            index.remove(&ids[..600], 2).unwrap();
+            index.add(&rows(600, 2 + turn), None, 2).unwrap();
+        }
+        let graph = index.graph.as_ref().unwrap();
+        assert!(graph.change.folded >= 6000, "it was folded, not built again");
+        let points = index.points(&graph.rows, 2);
+        let mut fresh = graph.level.clone();
+        points.raise(&graph.guide, &graph.codes, &mut fresh, vec![true; above(graph.rows.len())]);
+        // How many of the first nodes are found from the table of the first few, by walks through the upper level alone.
+        let found = |level: &Level| {
+            let (mut walker, mut query, nodes) = (Walker::default(), GuideQuery::default(), above(graph.rows.len()));
+            let upper = Level { nodes, links: level.upper.clone(), upper: Vec::new(), ..*level };
+            let view = upper.view((&graph.codes.coarse, graph.guide.lines), nodes);
+            let is_found = |node: &u32| {
+                graph.guide.row_as_query(&graph.codes, *node as usize, &mut query);
+                (kernels().walk)(&mut walker, &view, &query, Reach::wide(8));
+                walker.nodes().any(|found| found == *node)
+            };
+            (0..nodes as u32).filter(is_found).count()
+        };
+        let (changed, new) = (found(&graph.level), found(&fresh));
+        assert!(10 * changed >= 9 * new && 10 * new >= 9 * above(graph.rows.len()), "{changed} {new}");
+    }
+
+    #[test]
+    fn the_way_in_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.nfi");
+        let mut index = Hnsw::new(24, Metric::Cosine).unwrap();
+        index.add(&rows(4000, 1), None, 2).unwrap();
+        index.save(&path).unwrap();
+        let read = Hnsw::load(&path, 2).unwrap();
+        let [wrote, read] = [&index, &read].map(|index| upper(index.graph.as_ref().unwrap()));
+        assert_eq!(wrote.nodes, above(4000 - 500));
+        assert!(wrote.links.iter().map(|links| links.0).eq(read.links.iter().map(|links| links.0)));
     }
 
     #[test]
@@ -393,6 +447,13 @@ mod tests {
                 assert_eq!(held.len(), flat.len(), "every row is in the graph or beside it, once");
                 assert_eq!(reached(graph), graph.rows.len());
                 assert!((0..graph.rows.len() as u32).all(|node| graph.level.of(node).all(|other| other != node)));
+                let upper = upper(graph);
+                assert_eq!(upper.nodes, above(graph.rows.len()), "{metric:?} {turn}");
+                let ways = (0..upper.nodes as u32).map(|node| upper.of(node).count());
+                assert!(ways.sum::<usize>() >= 4 * upper.nodes, "who is new there is linked");
+                let is_one = |(node, other): (u32, u32)| (other as usize) < upper.nodes && other != node;
+                let mut all = (0..upper.nodes as u32).flat_map(|node| upper.of(node).map(move |other| (node, other)));
+                assert!(all.all(is_one));
             }
             assert!(index.graph.as_ref().unwrap().change.folded > 3000, "it was folded, not built again");
         }
@@ -415,7 +476,7 @@ mod tests {
                 .filter(|node| !gone.get(*node as usize).is_some_and(|gone| *gone))
                 .collect();
             assert_eq!(nodes_now, wanted);
-            let first = entries(at.len()).min(nodes - dead);
+            let first = leading(at.len()).min(nodes - dead);
             assert!(at[..first].iter().all(|node| (*node as usize) < nodes));
         }
     }

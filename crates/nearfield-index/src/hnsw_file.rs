@@ -14,7 +14,7 @@ use crate::flat::Flat;
 use crate::hnsw::{Graph, Hnsw};
 use crate::hnsw_change::Change;
 use crate::hnsw_widths::{DEPTHS, TARGETS, Widths};
-use crate::walk::{Level, Lie, Links, NONE, WIDEST};
+use crate::walk::{Level, Lie, Links, NONE, WIDEST, above};
 use crate::{Error, Result};
 
 /// The place of this kind in index files.
@@ -47,7 +47,8 @@ impl Hnsw {
         let mut shape = [0u64; SHAPE];
         if let Some(graph) = &self.graph {
             let covered = (0..graph.covered).filter(|row| self.flat.ids.is_live(*row)).count();
-            let sizes = [graph.rows.len(), graph.guide.lines, graph.guide.projection.outputs, 1];
+            let levels = 1 + usize::from(!graph.level.upper.is_empty());
+            let sizes = [graph.rows.len(), graph.guide.lines, graph.guide.projection.outputs, levels];
             for (place, size) in shape.iter_mut().zip(sizes.into_iter().chain([covered, graph.level.width])) {
                 *place = size as u64;
             }
@@ -93,9 +94,13 @@ impl Hnsw {
                 file.section(name, codes.len(), codes.iter(), |line| line.0)?;
             }
         }
-        file.section(b"levels  ", 1, [graph.level.nodes as u64].into_iter(), u64::to_le_bytes)?;
-        let links = graph.level.links.iter().flat_map(|links| links.0);
-        file.section(b"links   ", graph.level.links.len() * Links::WIDTH, links, u32::to_le_bytes)?;
+        let levels = [&graph.level.links, &graph.level.upper].into_iter().filter(|links| !links.is_empty());
+        let sizes = levels.clone().map(|links| (links.len() / graph.level.width) as u64);
+        file.section(b"levels  ", levels.clone().count(), sizes, u64::to_le_bytes)?;
+        for links in levels {
+            let all = links.iter().flat_map(|links| links.0);
+            file.section(b"links   ", links.len() * Links::WIDTH, all, u32::to_le_bytes)?;
+        }
         let Change { built, kept, folded, unmeasured, unsuited, swept } = graph.change;
         let [folded, unmeasured] = [folded as u64, unmeasured as u64];
         let [usual, spread] = [graph.lie.usual, graph.lie.spread].map(|x| f64::from(x).to_bits());
@@ -181,14 +186,19 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
     if sizes[0] != nodes as u64 || sizes.windows(2).any(|pair| pair[0] < pair[1]) {
         return Err(wrong(file));
     }
-    let links = file.section(b"links   ", nodes.saturating_mul(width), links_of)?;
-    if !links.iter().flat_map(|links| &links.0).all(|link| *link == NONE || (*link as usize) < nodes) {
-        return Err(wrong(file));
-    }
-    let level = Level { nodes, width, links };
-    for size in &sizes[1..] {
-        // Earlier versions had further levels as the way in: a table of nodes has taken their place.
-        file.section(b"links   ", *size as usize * width * Links::WIDTH, u32::from_le_bytes)?;
+    let mut level = Level::new(0, width * Links::WIDTH);
+    level.nodes = nodes;
+    for (i, size) in sizes.into_iter().enumerate() {
+        let size = usize::try_from(size).map_err(|_| wrong(file))?;
+        let links = file.section(b"links   ", size.saturating_mul(width), links_of)?;
+        if !links.iter().flat_map(|links| &links.0).all(|link| *link == NONE || (*link as usize) < size) {
+            return Err(wrong(file));
+        }
+        match i {
+            0 => level.links = links,
+            1 if size <= above(nodes) => level.upper = links,
+            _ => {} // earlier versions had more of them, and of fewer nodes
+        }
     }
     let dead = of_nodes.iter().filter(|row| **row == NONE).count();
     let mut change = Change::since(nodes, &guide, &codes);

@@ -10,13 +10,15 @@ pub(crate) struct Level {
     /// Cache lines of neighbours a node.
     pub width: usize,
     pub links: Vec<Links>,
+    /// Neighbours of the first nodes among each other: the way in. Empty where there are few nodes.
+    pub upper: Vec<Links>,
 }
 
 impl Level {
     /// Nodes without neighbours.
     pub fn new(nodes: usize, degree: usize) -> Self {
         let width = degree.div_ceil(Links::WIDTH);
-        Self { nodes, width, links: pages::filled(nodes * width, Links([NONE; Links::WIDTH])) }
+        Self { nodes, width, links: pages::filled(nodes * width, Links([NONE; Links::WIDTH])), upper: Vec::new() }
     }
 
     /// Makes room for more nodes, or gives up the last ones.
@@ -29,7 +31,10 @@ impl Level {
 
     /// The graph of these neighbours over guide codes of so many lines, the first `linked` nodes of which have some.
     pub fn view<'a>(&'a self, (codes, lines): (&'a [Line], usize), linked: usize) -> View<'a> {
-        View { codes, lines, links: &self.links, width: self.width, entries: entries(linked), sieve: None }
+        let above = self.upper.len() / self.width;
+        // While a graph is made there is no upper level yet; once made, it may have nodes that are not linked here.
+        let (upper, table) = if (1..=linked).contains(&above) { (&self.upper[..], above) } else { (&[][..], linked) };
+        View { codes, lines, links: &self.links, width: self.width, upper, entries: entries(table), sieve: None }
     }
 
     /// Neighbours of a node.
@@ -53,6 +58,22 @@ impl Level {
 /// the `nodes / entries`-th nearest of all; they lie side by side, so each costs a fraction of a node met on a walk.
 pub(crate) fn entries(nodes: usize) -> usize {
     (nodes.isqrt() / 2).next_multiple_of(8).min(nodes)
+}
+
+/// Of so many nodes one is in the upper level.
+const UPPER_SHARE: usize = 32;
+
+/// Fewer nodes are no upper level: the table of the first is as good a way in.
+const FEWEST_ABOVE: usize = if cfg!(test) { 32 } else { 3072 };
+
+/// The first nodes of so many that are the upper level; 0 where there is none.
+pub(crate) fn above(nodes: usize) -> usize {
+    Some(nodes / UPPER_SHARE).filter(|above| *above >= FEWEST_ABOVE).unwrap_or(0)
+}
+
+/// The first nodes of so many that walks may begin with.
+pub(crate) fn leading(nodes: usize) -> usize {
+    above(nodes).max(entries(nodes))
 }
 
 /// By how many of the nearest nodes a walk for k answers ends.

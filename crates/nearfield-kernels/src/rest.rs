@@ -12,8 +12,8 @@ use crate::guide::{Guide, Planes, STEP, factors, place};
 use crate::project::rounded;
 use crate::{GROUP, Kernels, LINE, Line};
 
-/// Numbers in a row from which on such codes are kept: a vector in full takes eight times their lines, 32 and more.
-const LONG: usize = 512;
+/// Numbers in a row from which on such codes are kept: a vector in full takes eight times their lines, 24 and more.
+const LONG: usize = 384;
 
 /// Bytes of a row's factor.
 const FACTOR: usize = 2;

@@ -39,7 +39,10 @@ pub struct Graph<'a> {
     pub links: &'a [Links],
     /// Lines of neighbours a node, at most [`WIDEST`].
     pub width: usize,
-    /// A walk starts from the nearest of this many first nodes.
+    /// Neighbours of the first nodes among each other, `width` lines a node: a walk through these alone finds where to
+    /// start. Empty where there is no such level.
+    pub upper: &'a [Links],
+    /// A walk starts from the nearest of this many first nodes; where there is an upper level, in that one.
     pub entries: usize,
     /// Which nodes may be answered, where not all may.
     pub sieve: Option<Sieve<'a>>,
@@ -155,6 +158,9 @@ fn node_of(entry: u64) -> u32 {
 /// Nodes that a walk starts from.
 const STARTS: usize = 4;
 
+/// Nodes in the pool of a walk through the upper level.
+const ABOVE: usize = 8;
+
 /// First nodes scored at a time.
 const AT_ONCE: usize = Links::WIDTH * WIDEST;
 
@@ -206,6 +212,15 @@ impl Walker {
             self.marked.iter().for_each(|node| self.seen[*node as usize / 32] = 0);
         }
         self.marked.clear();
+    }
+
+    /// Makes the nearest nodes of a walk the start of another.
+    fn descend(&mut self, starts: usize) {
+        self.forget();
+        let left = starts.min(self.length);
+        self.pool[left..self.length].fill(u64::MAX);
+        self.pool[..left].iter_mut().for_each(|entry| *entry &= !1);
+        self.length = left;
     }
 
     /// Takes the nodes out of the pool whose keys are above a limit.
@@ -271,10 +286,9 @@ fn bar(pool: &[u64], length: usize, width: usize) -> u32 {
 /// Walks for one query and leaves the nearest nodes in the pool.
 #[inline(always)]
 pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
-    let Reach { width, depth, keep, .. } = reach;
-    assert!((1..=WIDEST).contains(&graph.width) && width > 0);
-    walker.prepare(graph, width);
-    let starts = STARTS.min(width);
+    assert!((1..=WIDEST).contains(&graph.width) && reach.width > 0);
+    walker.prepare(graph, reach.width.max(ABOVE));
+    let starts = STARTS.min(reach.width);
     for first in (0..graph.entries).step_by(AT_ONCE) {
         let count = AT_ONCE.min(graph.entries - first);
         for (place, node) in walker.fresh.iter_mut().zip(first as u32..).take(count) {
@@ -285,6 +299,18 @@ pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Gr
         walker.take::<S>(count, starts);
     }
     walker.scored = graph.entries;
+    if !graph.upper.is_empty() {
+        let upper = Graph { links: graph.upper, upper: &[], sieve: None, ..*graph };
+        expand::<S, false>(walker, &upper, query, Reach::wide(ABOVE));
+        walker.descend(starts);
+    }
+    expand::<S, SIEVED>(walker, graph, query, reach);
+}
+
+/// Goes from the nodes in the pool on to nearer neighbours.
+#[inline(always)]
+fn expand<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
+    let Reach { width, depth, keep, .. } = reach;
     for i in 0..walker.length {
         let node = node_of(walker.pool[i]);
         walker.seen[node as usize / 32] |= 1 << (node % 32);

@@ -295,13 +295,19 @@ fn guide_keys_equal_the_reference_on_every_level() {
                     links[node * wide + i / 16].0[i % 16] = ((node + 1 + i) % rows) as u32;
                 }
             }
+            // The same among the first of them, as an upper level.
+            let above = 20;
+            let mut upper = vec![Links([NONE; Links::WIDTH]); above * wide];
+            for (node, links) in upper.chunks_mut(wide).enumerate() {
+                (0..above - 1).take(degree).for_each(|i| links[i / 16].0[i % 16] = ((node + 1 + i) % above) as u32);
+            }
             let mut walks: Vec<(Vec<u64>, usize, usize)> = Vec::new();
             let numbers: Vec<u32> = (0..rows as u32).collect();
             let thirds = vec![0x9249_2492_4924_9249u64; rows.div_ceil(64)];
             every_level(|kernels| {
                 let mut walker = Walker::default();
-                for entries in [3, 41, 20] {
-                    let graph = Graph { codes: &codes, lines, links: &links, width: wide, entries, sieve: None };
+                for (entries, upper) in [(3, &[][..]), (41, &[]), (20, &[]), (3, &upper)] {
+                    let graph = Graph { codes: &codes, lines, links: &links, width: wide, upper, entries, sieve: None };
                     let adaptive = Reach { depth: width.min(5), slack: 0.01, ..Reach::wide(width) };
                     for reach in [Reach::wide(width), adaptive, Reach { far: 0.01, steep: 0.5, keep: 0.1, ..adaptive }]
                     {
@@ -336,7 +342,7 @@ fn guide_keys_equal_the_reference_on_every_level() {
                     }
                 }
             });
-            let each = 18;
+            let each = 24;
             let goes_on = |walks: &[(Vec<u64>, usize, usize)]| walks[4].2 >= walks[2].2;
             assert!(walks.chunks(6).all(goes_on), "a walk for a query that lies far out ends no earlier");
             assert!(walks.chunks(each).all(|walk| walk == &walks[..each]), "levels walk differently");
@@ -403,8 +409,9 @@ fn guide_keys_follow_the_distance_and_do_not_depend_on_the_level() {
                 let degree = WIDEST * Links::WIDTH;
                 *place = ((i / degree + 1 + i % degree) % count) as u32;
             }
+            let codes = &rows.coarse[..];
             let graph =
-                Graph { codes: &rows.coarse, lines: width, links: &links, width: WIDEST, entries: 9, sieve: None };
+                Graph { codes, lines: width, links: &links, width: WIDEST, upper: &[], entries: 9, sieve: None };
             let mut walker = Walker::default();
             (kernels.walk)(&mut walker, &graph, &scratch.query, Reach::wide(count));
             let order: Vec<u32> = walker.nodes().collect();
@@ -566,7 +573,7 @@ fn keys_of_long_rows_are_off_by_as_little_as_is_said_and_do_not_depend_on_the_le
             let (mut scratch, mut walker) = (GuideScratch::default(), Walker::default());
             let (links, nodes) = (vec![Links([NONE; Links::WIDTH]); count], (0..count as u32).collect::<Vec<_>>());
             let (codes, lines) = (&rows.coarse[..], guide.lines);
-            let graph = Graph { codes, lines, links: &links, width: 1, entries: count, sieve: None };
+            let graph = Graph { codes, lines, links: &links, width: 1, upper: &[], entries: count, sieve: None };
             let mut keys = Vec::new();
             let (mut before, mut after, mut pairs) = (0.0, 0.0, 0.0);
             for (q, query) in data.chunks(dimension).take(6).enumerate() {
@@ -618,7 +625,7 @@ fn a_walker_that_knew_a_larger_graph_walks_a_smaller_one_as_a_new_one_does() {
     let small = links(50, &|node| (node == 0).then_some(0)); // itself among them
     let (many, few) = (codes(5000), codes(50));
     every_level(|kernels| {
-        let big = Graph { codes: &many, lines: 1, links: &large, width: 2, entries: 1, sieve: None };
+        let big = Graph { codes: &many, lines: 1, links: &large, width: 2, upper: &[], entries: 1, sieve: None };
         let little = Graph { codes: &few, links: &small, ..big };
         let (mut known, mut new) = (Walker::default(), Walker::default());
         (kernels.walk)(&mut known, &big, &query, Reach::wide(300));
@@ -626,5 +633,42 @@ fn a_walker_that_knew_a_larger_graph_walks_a_smaller_one_as_a_new_one_does() {
             (kernels.walk)(walker, &little, &query, Reach::wide(40));
         }
         assert_eq!((known.nearest(), known.scored, known.scored), (new.nearest(), new.scored, 32));
+    });
+}
+
+#[test]
+fn a_walk_starts_where_the_upper_level_leads_to() {
+    // Nodes on a line, each beside the next: without an upper level a walk goes through all of them, with one through few.
+    let (count, share) = (4096usize, 64usize);
+    let factors = |node: usize| ((node as u32) << 16 | 1).to_le_bytes();
+    let code = |node: usize| {
+        let mut line = Line([0; 64]);
+        line.0[60..].copy_from_slice(&factors(node));
+        line
+    };
+    // The first nodes stand at every 64th place, the others between them, so that keys fall from place to place.
+    let above = count / share;
+    let (mut first, mut later): (Vec<usize>, Vec<usize>) = (0..count).partition(|place| place % share == 0);
+    first.append(&mut later);
+    let places = first;
+    let mut node_at = vec![0u32; count];
+    (0u32..).zip(&places).for_each(|(node, place)| node_at[*place] = node);
+    let codes: Vec<Line> = places.iter().map(|place| code(count - place)).collect();
+    let beside = |place: usize| Links(std::array::from_fn(|i| node_at.get(place + 1 + i).copied().unwrap_or(NONE)));
+    let links: Vec<Links> = places.iter().map(|place| beside(*place)).collect();
+    let next =
+        |node: usize| Links(std::array::from_fn(|i| if i == 0 && node + 1 < above { node as u32 + 1 } else { NONE }));
+    let upper: Vec<Links> = (0..above).map(next).collect();
+    let query = GuideQuery { codes: vec![Line([0; 64]); 2], bias: 1.0, ..GuideQuery::default() };
+    every_level(|kernels| {
+        let mut walker = Walker::default();
+        let flat = Graph { codes: &codes, lines: 1, links: &links, width: 1, upper: &[], entries: 1, sieve: None };
+        let mut hops = [&[][..], &upper].map(|upper| {
+            (kernels.walk)(&mut walker, &Graph { upper, ..flat }, &query, Reach::wide(8));
+            assert_eq!(walker.nodes().next(), Some(node_at[count - 1]), "{:?}", kernels.level);
+            walker.hops
+        });
+        hops[1] += 100;
+        assert!(hops[1] < hops[0], "{hops:?}");
     });
 }
