@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,3 +82,22 @@ def test_records_of_a_large_add_are_mixed_or_half_stored(
         assert all(record.metadata == {"id": record.id} for record in records)
         assert db.verify() == []
         assert len(list((tmp_path / "x.nf" / "vectors" / "c").iterdir())) == 2  # none of what failed
+
+
+@pytest.mark.parametrize("wrong", [0, 1500, transaction.SEAL_ROWS + 599])
+def test_metadata_that_is_refused_late_leaves_something_behind(tmp_path: Path, wrong: int) -> None:
+    """It becomes JSON while records and vectors are being stored."""
+    count = transaction.SEAL_ROWS + 600
+    ids, vectors = [f"id {n}" for n in range(count)], np.ones((count, 2), dtype=np.float32)
+    good: list[Any] = [{"n": n} if n % 3 else None for n in range(count)]
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        with pytest.raises(nf.errors.InvalidInput, match=rf"metadatas\[{wrong}\]\['n'\]"):
+            collection.add(ids=ids, embeddings=vectors, metadatas=[*good[:wrong], {"n": object()}, *good[wrong + 1 :]])
+        with pytest.raises(nf.errors.InvalidInput, match=rf"metadatas\[{wrong}\] must be a dictionary"):
+            collection.upsert(ids=ids, embeddings=vectors, metadatas=[*good[:wrong], 7, *good[wrong + 1 :]])
+        assert collection.count() == 0
+        assert not any(path.is_file() for path in (tmp_path / "x.nf" / "vectors").rglob("*"))
+        collection.add(ids=ids, embeddings=np.ones((count, 3), dtype=np.float32), metadatas=good)  # of other vectors
+        assert [record.metadata for record in collection.get()] == [metadata or {} for metadata in good]
+        assert db.verify() == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -182,14 +182,28 @@ def texts(values: Sequence[object], name: str) -> list[str]:
 
 def metadatas(values: object) -> list[str | None]:
     """A list of metadata as JSON, None where there is none (a single dictionary is a list of one)."""
-    found = [values] if isinstance(values, Mapping) else _listed(values, "metadatas", "dictionaries")
-    made: list[str | None] = []
-    while len(made) < len(found):
-        made += _native.json_objects(found, len(made))  # as far as nothing can be wrong
-        if len(made) < len(found):
-            item = found[len(made)]
-            made.append(None if item is None else _metadata(item, f"metadatas[{len(made)}]"))
-    return made
+    found = _metadatas(values)
+    return _json_texts(found, 0, len(found))
+
+
+class Metadatas:
+    """As `metadatas`, but made a piece at a time, when it is asked for: `{}` where there is none.
+
+    What is no metadata raises when it is come to, so whoever asks must be able to undo what he has done by then.
+    """
+
+    def __init__(self, values: object) -> None:
+        self._values = _metadatas(values)
+        self.made: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, piece: slice) -> list[str]:
+        start, stop, _ = piece.indices(len(self._values))
+        if (known := len(self.made)) < stop:
+            self.made += [text or "{}" for text in _json_texts(self._values, known, stop)]
+        return self.made[start:stop]
 
 
 def vectors(values: ArrayLike, dimension: int | None, name: str = "embeddings") -> NDArray[np.float32]:
@@ -250,7 +264,7 @@ def examples(values: Any, dimension: int | None, name: str) -> tuple[list[str], 
     return ids([item for item in found if isinstance(item, str)], unique=False), vectors(given, dimension, name)
 
 
-def same_length(**columns: Sequence[Any] | NDArray[Any] | None) -> int:
+def same_length(**columns: Sized | None) -> int:
     """The number of items that all given columns have."""
     counts = {name: len(column) for name, column in columns.items() if column is not None}
     if len(set(counts.values())) > 1:
@@ -266,6 +280,19 @@ def _listed(values: object, name: str, of: str) -> list[Any]:
     if not isinstance(values, Iterable) or isinstance(values, (bytes, Mapping)):
         raise InvalidInput(f"{name} must be a list of {of}, got {shown(values)} ({type(values).__name__})")
     return values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+
+def _metadatas(values: object) -> list[Any]:
+    return [values] if isinstance(values, Mapping) else _listed(values, "metadatas", "dictionaries")
+
+
+def _json_texts(values: list[Any], start: int, stop: int) -> list[str | None]:
+    made: list[str | None] = []
+    while (at := start + len(made)) < stop:
+        made += _native.json_objects(values, at, stop)  # as far as nothing can be wrong
+        if (at := start + len(made)) < stop:
+            made.append(None if values[at] is None else _metadata(values[at], f"metadatas[{at}]"))
+    return made
 
 
 def _metadata(item: object, place: str) -> str:

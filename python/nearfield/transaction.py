@@ -8,7 +8,7 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,7 +33,7 @@ _CHARACTERS = 1 << 24  # of documents about so many
 _FEW = 16  # records whose documents may be any length
 _LINES = 128  # records that one statement stores; each has six parameters, and old SQLites allow 999
 _MANY = 4096  # records whose lines are worth a thread, and
-_MANY_LINES = 512  # longer statements: it works while SQLite does
+_MANY_LINES = 1024  # longer statements: it works while SQLite does
 _PARAMETERS = 32_766  # that statements of new SQLites may have, unless they were built with another limit
 
 
@@ -46,12 +46,18 @@ class Stored(NamedTuple):
     document: str | None
 
 
+class Texts(Protocol):
+    """Texts that are asked for in pieces, from the first to the last."""
+
+    def __getitem__(self, piece: slice, /) -> Sequence[str]: ...
+
+
 class NewRecords(NamedTuple):
     """Records that have no row yet, side by side; metadata as JSON."""
 
     ids: Sequence[str]
     documents: Sequence[str | None]
-    metadatas: Sequence[str]
+    metadatas: Texts
 
 
 class Transaction(Catalog):

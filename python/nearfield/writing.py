@@ -39,16 +39,18 @@ class Writer:
             raise InvalidInput("give documents, embeddings, or both")
         texts = None if documents is None else inputs.documents(documents)
         names = None if ids is None else inputs.ids(ids)
-        fields = None if metadatas is None else inputs.metadatas(metadatas)
+        fields = None if metadatas is None else inputs.Metadatas(metadatas)
         state = self._current()
         vectors = None if embeddings is None else inputs.vectors(embeddings, state.dimension)
         count = inputs.same_length(documents=texts, ids=names, embeddings=vectors, metadatas=fields)
+        json_fields = ["{}"] * count if fields is None else fields.made
         if count == 0:
             return []
         identity = None
         if vectors is None:
             assert texts is not None
             said = inputs.texts(texts, "documents")
+            _ = fields and fields[:count]  # what is wrong with them is said before the embedding is paid for
             if names is not None and not replace:
                 with self._store.reading() as transaction:  # before the embedding is paid for
                     state = transaction.state(self._origin, self._name)
@@ -60,8 +62,8 @@ class Writer:
             state = self._settled(transaction, vectors, identity)
             if replace and (old := transaction.rows_of(state.id, names)):
                 transaction.bury(state, list(old.values()))
-            json_fields = ["{}"] * count if fields is None else [field or "{}" for field in fields]
-            transaction.append(state, NewRecords(names, texts or [None] * count, json_fields), vectors)
+            new = NewRecords(names, texts or [None] * count, json_fields if fields is None else fields)
+            transaction.append(state, new, vectors)  # metadata becomes JSON beside it
             state = transaction.state(self._origin, self._name)
         self._derived.written(state, texts, json_fields)
         compaction.compact_if_due(self._store, state, ahead(self._store))

@@ -250,57 +250,75 @@ impl Flat {
     fn take_in(&mut self, count: usize, threads: usize) {
         let rows = self.ids.rows();
         let first = rows - count;
-        let vectors = &self.vectors;
         if self.metric == Metric::Cosine {
             self.norms.resize(rows, 0.0);
-            let jobs = self.norms[first..].chunks_mut(ROWS_PER_JOB).zip((first..).step_by(ROWS_PER_JOB));
-            each_job(
-                threads,
-                jobs,
-                || (),
-                |(), (norms, first)| {
-                    let coded = first..first + norms.len();
-                    for (norm, row) in norms.iter_mut().zip(first..) {
-                        *norm = (kernels().dot_exact)(vectors.row(row), vectors.row(row)).sqrt();
-                    }
-                    vectors.let_go(coded);
-                },
-            );
         }
         let lines = quantize::lines(self.dimension);
         pages::reserve(&mut self.codes, (rows - first) * lines);
         self.codes.resize(rows * lines, Line::ZERO);
         self.factors.resize(rows.div_ceil(2 * BLOCK) * 2, Factors::ABSENT);
         // The mean and the scale of the first rows may not suit the later ones: look again when there are many more.
-        let retrain = self.framed == 0 || rows >= 4 * self.framed;
-        if retrain && rows > 0 {
-            self.frame = Frame::train_on(self.metric, self.dimension, rows, self.vectors.passing(), &self.norms);
-            self.framed = rows;
+        if rows > 0 && (self.framed == 0 || rows >= 4 * self.framed) {
+            self.measure(first, threads);
+            let frame = Frame::train_on(self.metric, self.dimension, rows, self.vectors.passing(), &self.norms);
             self.vectors.let_go(0..rows);
+            let suits = self.framed > 0 && self.frame.suits(&frame);
+            if !suits {
+                self.frame = frame;
+            }
+            self.framed = rows;
+            self.encode(if suits { first } else { 0 }, rows, threads);
+        } else {
+            self.encode(first, first, threads);
         }
-        self.encode(if retrain { 0 } else { first }, threads);
     }
 
-    /// Codes the rows from number `first` on.
-    fn encode(&mut self, first: usize, threads: usize) {
-        let first = first / (2 * BLOCK) * (2 * BLOCK);
-        let lines = quantize::lines(self.dimension);
-        let (ids, norms, vectors, frame, dimension) =
-            (&self.ids, &self.norms, &self.vectors, &self.frame, self.dimension);
-        vectors.in_order(true);
-        let codes = self.codes[first * lines..].chunks_mut(ROWS_PER_JOB * lines);
-        let jobs = codes.zip(self.factors[first / BLOCK..].chunks_mut(ROWS_PER_JOB / BLOCK)).enumerate();
+    /// Norms of the rows from number `first` on.
+    fn measure(&mut self, first: usize, threads: usize) {
+        let vectors = &self.vectors;
+        let norms = self.norms.get_mut(first..).unwrap_or_default();
+        let jobs = norms.chunks_mut(ROWS_PER_JOB).zip((first..).step_by(ROWS_PER_JOB));
         each_job(
             threads,
             jobs,
             || (),
-            |(), (job, (codes, factors))| {
+            |(), (norms, first)| {
+                let measured = first..first + norms.len();
+                for (norm, row) in norms.iter_mut().zip(first..) {
+                    *norm = norm_of(vectors.row(row));
+                }
+                vectors.let_go(measured);
+            },
+        );
+    }
+
+    /// Codes the rows from number `first` on; those from `unmeasured` on have no norms yet.
+    fn encode(&mut self, first: usize, unmeasured: usize, threads: usize) {
+        let first = first / (2 * BLOCK) * (2 * BLOCK);
+        let lines = quantize::lines(self.dimension);
+        let (ids, vectors, frame, dimension) = (&self.ids, &self.vectors, &self.frame, self.dimension);
+        vectors.in_order(true);
+        let codes = self.codes[first * lines..].chunks_mut(ROWS_PER_JOB * lines);
+        let factors = self.factors[first / BLOCK..].chunks_mut(ROWS_PER_JOB / BLOCK);
+        let mut norms = self.norms.get_mut(first..).unwrap_or_default().chunks_mut(ROWS_PER_JOB);
+        let jobs = codes.zip(factors).map(|(codes, factors)| (codes, factors, norms.next())).enumerate();
+        each_job(
+            threads,
+            jobs,
+            || (),
+            |(), (job, (codes, factors, mut norms))| {
                 let mut moved = Vec::with_capacity(dimension);
                 for (i, code) in codes.chunks_mut(lines).enumerate() {
                     let row = first + job * ROWS_PER_JOB + i;
                     if ids.is_live(row) {
-                        let norm = norms.get(row).copied();
-                        frame.encode(vectors.row(row), norm, &mut moved, code, &mut factors[i / BLOCK], i % BLOCK);
+                        let vector = vectors.row(row);
+                        let norm = norms.as_deref_mut().map(|norms| {
+                            if row >= unmeasured {
+                                norms[i] = norm_of(vector); // while it is in the cache
+                            }
+                            norms[i]
+                        });
+                        frame.encode(vector, norm, &mut moved, code, &mut factors[i / BLOCK], i % BLOCK);
                     }
                 }
                 let start = first + job * ROWS_PER_JOB;
@@ -585,6 +603,11 @@ fn check_finite(rows: &[f32], dimension: usize, before: usize) -> Result<()> {
     Err(Error::Invalid(format!(
         "vector {row} of this call holds {what}: every number must be finite; nothing was added"
     )))
+}
+
+/// The norm of a row.
+fn norm_of(row: &[f32]) -> f64 {
+    (kernels().dot_exact)(row, row).sqrt()
 }
 
 /// Factors from their bytes in a file.

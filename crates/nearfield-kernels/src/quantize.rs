@@ -103,6 +103,14 @@ impl Frame {
         frame
     }
 
+    /// Whether the rows of another frame are coded nearly as well in this one: they are of the same scale, and their mean
+    /// has moved by no more than a sixteenth of the largest distance from it, which adds that much squared to a square.
+    pub fn suits(&self, other: &Frame) -> bool {
+        let moved = |(&a, &b): (&f32, &f32)| (f64::from(a) - f64::from(b)).powi(2);
+        let square: f64 = self.centre.iter().zip(&other.centre).map(moved).sum();
+        self.sigma == other.sigma && square.sqrt() * self.sigma <= 1.0 / 16.0
+    }
+
     /// What a row is multiplied by before it is moved: 1 / norm for the cosine (0 for a zero row), else 1.
     fn normaliser(&self, norm: Option<f64>) -> f64 {
         match (self.metric, norm) {
@@ -303,4 +311,19 @@ fn above(x: f64) -> f32 {
 /// Factors for `rows` rows, none of them there yet. An even number of blocks, as the tile kernel wants it.
 pub fn absent(rows: usize) -> Vec<Factors> {
     vec![Factors::ABSENT; rows.div_ceil(2 * BLOCK) * 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_suits_rows_of_its_scale_about_its_mean() {
+        let rows: Vec<f32> = (0..400).map(|i| ((i * 37 % 101) as f32 - 50.0) / 60.0).collect();
+        let moved = |by: f32, scale: f32| rows.iter().map(|x| (x + by) * scale).collect::<Vec<_>>();
+        let frame = Frame::train(Metric::L2, 4, &rows, &[]);
+        for (by, scale, suits) in [(0.0, 1.0, true), (0.01, 1.0, true), (0.5, 1.0, false), (0.0, 8.0, false)] {
+            assert_eq!(frame.suits(&Frame::train(Metric::L2, 4, &moved(by, scale), &[])), suits, "{by} {scale}");
+        }
+    }
 }

@@ -9,11 +9,12 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
-/// Metadata from number `start` on as JSON, as far as it is dictionaries of texts, numbers, truth values and None.
+/// Metadata from number `start` to before `stop` as JSON, as far as it is dictionaries of texts, numbers, truth values and
+/// None.
 #[pyfunction]
-pub(crate) fn json_objects<'py>(items: &Bound<'py, PyList>, start: usize) -> PyResult<Bound<'py, PyList>> {
+pub(crate) fn json_objects<'py>(items: &Bound<'py, PyList>, start: usize, stop: usize) -> PyResult<Bound<'py, PyList>> {
     let (found, mut object) = (PyList::empty(items.py()), Object::default());
-    for item in items.iter().skip(start) {
+    for item in items.iter().take(stop).skip(start) {
         let Ok(fields) = item.cast_exact::<PyDict>() else { break };
         object.anew();
         if !fields.iter().all(|(name, value)| written(&mut object, &name, &value).unwrap_or(false)) {
@@ -59,18 +60,30 @@ pub(crate) fn record_lines<'py>(
     metadatas: Vec<Bound<'py, PyString>>,
     documents: Vec<Option<Bound<'py, PyString>>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
+    let mut texts = Vec::with_capacity(ids.len());
+    for ((id, metadata), document) in ids.iter().zip(&metadatas).zip(&documents) {
+        texts.push((
+            id.to_str()?,
+            metadata.to_str()?,
+            document.as_ref().map(|document| document.to_str()).transpose()?,
+        ));
+    }
+    let sums: Vec<_> = py.detach(|| {
+        let rows = (first..).map(|key| key as u32);
+        let sum = |(row, (id, metadata, document))| {
+            (record::checksum(row, id, metadata), record::document_checksum(row, document))
+        };
+        rows.zip(texts).map(sum).collect()
+    });
     let mut values: Vec<Bound<'py, PyAny>> = Vec::with_capacity(6 * ids.len());
-    for (at, ((id, metadata), document)) in ids.iter().zip(&metadatas).zip(&documents).enumerate() {
-        let key = first + at as u64;
-        let row = key as u32;
-        let text = document.as_ref().map(|document| document.to_str()).transpose()?;
-        let sums = (record::checksum(row, id.to_str()?, metadata.to_str()?), record::document_checksum(row, text));
-        values.push(key.into_pyobject(py)?.into_any());
-        values.push(id.as_any().clone());
+    for (at, (((id, metadata), document), sums)) in ids.into_iter().zip(metadatas).zip(documents).zip(sums).enumerate()
+    {
+        values.push((first + at as u64).into_pyobject(py)?.into_any());
+        values.push(id.into_any());
         values.push(sums.0.into_pyobject(py)?.into_any());
         values.push(sums.1.into_pyobject(py)?.into_any());
-        values.push(metadata.as_any().clone());
-        values.push(document.as_ref().map_or_else(|| py.None().into_bound(py), |document| document.as_any().clone()));
+        values.push(metadata.into_any());
+        values.push(document.map_or_else(|| py.None().into_bound(py), Bound::into_any));
     }
     PyTuple::new(py, values)
 }
