@@ -79,6 +79,7 @@ UNSAFE = {  # the only Rust files that may say `unsafe`, and why
     "nearfield-kernels/src/x86_groups.rs": "SIMD instructions of sums over groups of rows",
     "nearfield-kernels/src/x86_pq.rs": "SIMD instructions of product quantisation",
     "nearfield-kernels/src/pages.rs": "asks for large pages",
+    "nearfield-index/src/writeback.rs": "has the disk begin with a part of a file",
     "nearfield-index/src/mapped.rs": "maps files, whose bytes are numbers",
     "nearfield-kernels/src/x86": "SIMD instructions, one file per instruction set",
     "nearfield-kernels/src/dispatch.rs": "calls what x86.rs may only do after the CPU was looked at",

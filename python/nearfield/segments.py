@@ -147,7 +147,10 @@ def write(folder: Path, parts: Sequence[NDArray[np.float32]]) -> SegmentFile:
 
     When this returns, the file and its name are on the disk. When it raises, no file is left.
     """
-    file = SegmentFile(folder, parts[0].shape[1])
+    return _filled(SegmentFile(folder, parts[0].shape[1]), parts)
+
+
+def _filled(file: SegmentFile, parts: Sequence[NDArray[np.float32]]) -> SegmentFile:
     for part in parts:
         file.append(part)
     file.finish()
@@ -162,8 +165,14 @@ class Beside:
 
     def __init__(self, folder: Path, parts: Sequence[NDArray[np.float32]]) -> None:
         self._write = functools.partial(write, folder, parts)
-        large = sum(part.nbytes for part in parts) >= _BESIDE
-        self._task = Task(self._write) if large else None
+        self._task: Task[SegmentFile] | None = None
+        if sum(part.nbytes for part in parts) >= _BESIDE:
+            file = SegmentFile(folder, parts[0].shape[1])  # while no other thread needs the interpreter
+            try:
+                self._task = Task(functools.partial(_filled, file, parts))
+            except BaseException:  # no more threads, perhaps
+                file.abandon()
+                raise
 
     def file(self) -> SegmentFile:
         """The finished file; raises what went wrong with it, and then there is none."""

@@ -52,6 +52,7 @@ mod values;
 mod vectors;
 pub mod wal;
 mod walk;
+mod writeback;
 
 pub use allow::Allow;
 pub use auto::Auto;

@@ -6,9 +6,14 @@ use std::path::Path;
 
 use crc32fast::Hasher;
 
+use crate::writeback;
+
 /// Numbers that are written at once: they stay in the cache of a core, and the system need not look for memory in large
 /// pieces, which takes it several times as long where there is none.
 const CHUNK: usize = 1 << 15;
+
+/// Bytes after which the disk may begin with them.
+const BEGIN: u64 = 1 << 20;
 
 /// A JSON object of scalars, being written. What a record may not hold is refused, and the object is of no more use.
 #[derive(Debug, Default)]
@@ -113,6 +118,7 @@ pub fn crc32(bytes: &[u8], value: u32) -> u32 {
 pub fn write_rows(path: &Path, start: u64, numbers: &[f32], mut value: u32) -> io::Result<u32> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     file.seek(SeekFrom::Start(start))?;
+    let (mut begun, mut end) = (start, start);
     let mut bytes = vec![0; 4 * CHUNK.min(numbers.len())];
     for part in numbers.chunks(CHUNK) {
         let bytes = &mut bytes[..4 * part.len()];
@@ -121,6 +127,11 @@ pub fn write_rows(path: &Path, start: u64, numbers: &[f32], mut value: u32) -> i
         }
         value = crc32(bytes, value);
         file.write_all(bytes)?;
+        end += bytes.len() as u64;
+        if end - begun >= BEGIN {
+            writeback::begin(&file, begun, end - begun);
+            begun = end;
+        }
     }
     Ok(value)
 }
