@@ -25,15 +25,18 @@ const LARGE: usize = 2 << 20;
 #[cfg(target_os = "linux")]
 const ROOM: usize = 8;
 
-/// Bytes of memory that the machine has; 0 where it does not tell.
+/// Bytes of memory that the machine has, or that its control group (of version 2, then 1) lets this process have; 0 where
+/// it does not tell.
 #[cfg(target_os = "linux")]
 fn memory() -> usize {
     static BYTES: OnceLock<usize> = OnceLock::new();
     *BYTES.get_or_init(|| {
-        let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let told = read("/proc/meminfo");
         let line = told.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        1024 * kilobytes.unwrap_or(0)
+        let kilobytes: Option<usize> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+        limits.iter().filter_map(|path| read(path).trim().parse().ok()).fold(1024 * kilobytes.unwrap_or(0), usize::min)
     })
 }
 
