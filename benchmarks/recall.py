@@ -3,17 +3,20 @@
     python benchmarks/recall.py                            # every data set that is at hand, hnsw; some minutes
     python benchmarks/recall.py --data minilm --kinds hnsw ivf ivf_pq lsh
     python benchmarks/recall.py --churn                    # the same after all rows were replaced
+    python benchmarks/recall.py --drift --data minilm sift # against a fresh graph of the same rows, at equal effort
 
 For each data set and k the recall asked for is swept finely. *Reached* is the share of the true answers found, on the
 average over held-out queries. *Speed* is the queries a second at the recall asked for (one thread, one at a time),
 divided by those of the best fixed setting: the fastest of all settings swept whose recall on these same queries is the
 one asked for, as one who knows the answers would choose it. Settings take turns; a time is the median of the rounds.
 *Work* is the same of the rows scored, which no machine changes. Both are above 1 where the recall asked for is missed.
+*Drift* is what a graph whose rows were all replaced finds more than a fresh one that scores as many rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -52,6 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for the build")
     parser.add_argument("--churn", action="store_true", help="replace all rows first, a fiftieth at a time")
+    parser.add_argument("--drift", action="store_true", help="compare what --churn makes with a fresh graph")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "nearfield-bench")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/recall.json, or recall-churn.json")
     return parser.parse_args()
@@ -151,13 +155,60 @@ def measured(index: nf.Index, asked: data.Rows, k: int, rounds: int) -> dict[str
     return lines
 
 
+def curve(index: nf.Index, asked: data.Rows, k: int) -> NDArray[np.float64]:
+    """Rows scored and nodes expanded a query, and the recall this reaches, for every setting."""
+    truth = index.search(asked, k, exact=True)[1][:, -1:]
+    points = []
+    for setting in SWEPT:
+        found = [index.search(query, k, recall=setting, report=True) for query in asked]
+        counts = np.mean([(report.rows_scanned, report.hops) for _, _, report in found], axis=0)
+        points.append((*counts, recall(np.array([scores for _, scores, _ in found]), truth)))
+    return np.unique(np.array(points), axis=0)
+
+
+def drifted(rows: data.Rows, asked: data.Rows, k: int, kind: Any) -> dict[str, Any]:
+    """A graph whose rows were all replaced against a fresh one of the rows it has then. Misses fall about as a power of
+    the rows scored, so between two settings both are taken as lines of their logarithms.
+    """
+    half = len(rows) // 2
+    index, fresh = kind(), kind()
+    replaced(index, rows)
+    fresh.add(rows[half : 2 * half])
+    then, new = curve(index, asked, k), curve(fresh, asked, k)
+
+    def at(points: NDArray[np.float64], scored: NDArray[np.float64], column: int) -> NDArray[np.float64]:
+        known = points[:, 1] if column == 1 else np.log(1.0001 - points[:, 2])
+        between = np.interp(np.log(scored), np.log(points[:, 0]), known)
+        return between if column == 1 else 1.0001 - np.exp(between)
+
+    scored = new[(new[:, 0] >= then[0, 0]) & (new[:, 0] <= then[-1, 0]), 0]
+    line: dict[str, Any] = {
+        "rows": half,
+        "rows_scored": [round(one) for one in scored],
+        "fresh": [round(one, 4) for one in at(new, scored, 2)],
+        "drift": [round(one, 4) for one in at(then, scored, 2) - at(new, scored, 2)],
+        "hops": [round(one, 3) for one in at(then, scored, 1) / at(new, scored, 1)],
+        "memory": [fresh.memory, index.memory],
+    }
+    index.compact()
+    same = all(np.array_equal(index.search(one, k)[1], fresh.search(one, k)[1]) for one in asked)
+    return line | {"memory_compacted": index.memory, "compacted_answers_as_fresh": same}
+
+
 def main() -> None:
     options = arguments()
-    output = options.output or HERE / "results" / ("recall-churn.json" if options.churn else "recall.json")
+    name = "recall-drift.json" if options.drift else "recall-churn.json" if options.churn else "recall.json"
+    output = options.output or HERE / "results" / name
     about = {"processor": machine.processor(), "commit": machine.commit(), "load": machine.load(), **nf.build_info()}
     table: list[dict[str, Any]] = []
     for name, (metric, rows, asked) in sets(options.data, options.queries, options.cache):
-        for kind in options.kinds:
+        for kind in options.kinds if options.drift else ():
+            make = functools.partial(nf.Index, rows.shape[1], metric, kind=kind, threads=options.threads)
+            for k in options.k:
+                table.append({"data": name, "kind": kind, "k": k} | drifted(rows, asked, k, make))
+                print(json.dumps(table[-1]), flush=True)
+                output.write_text(json.dumps({"about": about, "table": table}, indent=1) + "\n")
+        for kind in options.kinds if not options.drift else ():
             index = nf.Index(rows.shape[1], metric, kind=kind, threads=options.threads)
             replaced(index, rows) if options.churn else index.add(rows)
             index.threads = 1

@@ -365,6 +365,14 @@ impl Flat {
         self.take_in(ids.len(), threads);
     }
 
+    /// Codes all rows as a new index of them would, where rows have come since the mean and the scale were looked for.
+    pub(crate) fn frame_again(&mut self, threads: usize) {
+        if self.framed != self.ids.rows() {
+            self.framed = 0;
+            self.take_in(0, threads);
+        }
+    }
+
     pub(crate) fn rows<'a>(&'a self, listed: Option<&'a [u32]>) -> Rows<'a> {
         self.rows_within(listed.map_or(Within::All, Within::Listed))
     }

@@ -19,6 +19,10 @@ use crate::walk::{Level, Links, NONE, Reach, Walker, above};
 /// Neighbours a node has at the most.
 pub(crate) const DEGREE: usize = 32;
 
+/// A node that has lost some but keeps so many gets no others at once: points linked later offer themselves. About as many as
+/// nodes have on an average, of which more would be far ones that no nearer one takes the place of.
+const KEPT: usize = 18;
+
 /// Nodes that a point looks at for neighbours.
 const WIDTH: usize = 80;
 
@@ -346,9 +350,9 @@ impl<'a> Points<'a> {
         }
     }
 
-    /// Takes nodes that are gone out of the lists of all others: these choose anew among the neighbours they keep and
-    /// those of the neighbours they lose (Singh et al., "FreshDiskANN: A Fast and Accurate Graph-Based ANN Index for
-    /// Streaming Similarity Search", 2021). Returns the nodes that are left with few.
+    /// Takes nodes that are gone out of the lists of all others. Those who keep few neighbours choose others among the
+    /// neighbours of the ones they lose (Singh et al., "FreshDiskANN: A Fast and Accurate Graph-Based ANN Index for
+    /// Streaming Similarity Search", 2021). Returns the nodes that are left with the fewest.
     pub fn mend(&self, level: &mut Level, gone: &[bool]) -> Vec<u32> {
         const NODES: usize = 4096;
         let mut changed = vec![Vec::new(); level.nodes.div_ceil(NODES)];
@@ -366,7 +370,9 @@ impl<'a> Points<'a> {
                         false => bench.chosen.push(other),
                     }
                 }
-                self.choose_more(node as u32, DEGREE, bench);
+                if bench.chosen.len() < KEPT {
+                    self.choose_more(node as u32, DEGREE, bench);
+                }
                 changed.push((node as u32, bench.chosen.clone()));
             }
         });

@@ -3,8 +3,8 @@
 //! Rows added are scanned beside the graph, and nodes of rows removed are walked through but not answered, until there
 //! are enough of both. Then a *fold* takes the dead nodes out of the lists of the others, gives their places to the new
 //! rows and links these to the frozen graph, as the builder does: the batches of Singh et al., "FreshDiskANN: A Fast and
-//! Accurate Graph-Based ANN Index for Streaming Similarity Search", 2021. As many nodes as came are then linked a second
-//! time, in turn, so that a graph which has changed for long is as good as one that was built at once.
+//! Accurate Graph-Based ANN Index for Streaming Similarity Search", 2021. Twice as many nodes as came are then linked a
+//! second time, in turn, so that a graph which has changed for long is as good as one that was built at once.
 //!
 //! Nodes stay without gaps and in a random order: the first of them are the way in, so a node from farther back is moved
 //! where one of the first is gone, and a new one takes the place of one of the first as often as chance would have it.
@@ -47,6 +47,9 @@ const UNSUITED_SHARE: usize = 8;
 
 /// Codes that are looked at for the share they keep.
 const SAMPLE: usize = 1024;
+
+/// Nodes that are linked a second time for each that came or went.
+const SWEPT: usize = 2;
 
 /// What has happened to a graph since it was built.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -103,6 +106,7 @@ impl Hnsw {
         let rows = self.flat.ids.rows();
         let changed = |graph: &Graph| graph.dead > 0 || graph.covered < rows || graph.change.folded > 0;
         if self.graph.as_ref().is_some_and(changed) {
+            self.flat.frame_again(threads);
             self.graph = (self.flat.len() >= self.fewest).then(|| self.build(threads)).flatten();
         }
     }
@@ -186,11 +190,12 @@ impl Hnsw {
         let count = graph.rows.len();
         let Graph { guide, codes, level, change, .. } = graph;
         points.link(guide, codes, level, &came, linked.len(), false);
-        let sweep = (0..came.len().max(dead).min(count)).map(|i| ((change.swept + i) % count) as u32);
+        let swept = (SWEPT * came.len().max(dead)).min(count);
+        let sweep = (0..swept).map(|i| ((change.swept + i) % count) as u32);
         let mut again: Vec<u32> = sweep.chain(few.iter().map(|node| now[*node as usize])).collect();
         again.sort_unstable();
         again.dedup();
-        change.swept = (change.swept + came.len().max(dead)) % count;
+        change.swept = (change.swept + swept) % count;
         points.link(guide, codes, level, &again, count, true);
         if count > nodes {
             let mut at: Vec<u32> = (0..count as u32).collect();
