@@ -33,6 +33,7 @@ class Derived:
         self._origin = origin
         self._filed = store.path is not None  # in memory writers would wait for vectors to be read again
         self._new = 0
+        self._few = True  # rows: if more follow, columns will be made of all of them
         self._words = False  # as far as is known, nobody searches for them
         self._thread: threading.Thread | None = None
 
@@ -40,9 +41,8 @@ class Derived:
         """What was stored in the last rows of `state`. What is made of it follows, if it is in use or will be."""
         count = len(metadatas)
         self.index.stored += count
-        if self.columns.in_use or state.next_row >= live.WORTH_PUBLISHING:
-            size = 64 * count + sum(map(len, metadatas))
-            self.columns.given.put(state.id, state.next_row - count, metadatas, size)
+        self._few = state.next_row < live.WORTH_PUBLISHING
+        self.columns.given.put(state.id, state.next_row - count, metadatas, 64 * count + sum(map(len, metadatas)))
         if documents is not None and (self._words or self.text.in_use):
             size = 64 * count + sum(len(document) for document in documents if document is not None)
             self.text.given.put(state.id, state.next_row - count, documents, size)
@@ -81,7 +81,7 @@ class Derived:
                 self._new = 0
                 if self._filed:
                     self.index.follow(self._origin)
-                if not self.columns.follow(self._origin):
+                if not self.columns.follow(self._origin) and not self._few:
                     self.columns.given.clear()
                 self._words = self.text.follow(self._origin)
                 if not self._words:

@@ -103,12 +103,12 @@ impl Frame {
         frame
     }
 
-    /// Whether the rows of another frame are coded nearly as well in this one: they are of the same scale, and their mean
-    /// has moved by no more than a sixteenth of the largest distance from it, which adds that much squared to a square.
+    /// Whether the rows of another frame are coded nearly as well in this one: their scale is the next one at most, and
+    /// their mean has moved by no more than a sixteenth of the largest distance from it.
     pub fn suits(&self, other: &Frame) -> bool {
         let moved = |(&a, &b): (&f32, &f32)| (f64::from(a) - f64::from(b)).powi(2);
         let square: f64 = self.centre.iter().zip(&other.centre).map(moved).sum();
-        self.sigma == other.sigma && square.sqrt() * self.sigma <= 1.0 / 16.0
+        (0.5..=2.0).contains(&(self.sigma / other.sigma)) && square.sqrt() * self.sigma.max(other.sigma) <= 1.0 / 16.0
     }
 
     /// What a row is multiplied by before it is moved: 1 / norm for the cosine (0 for a zero row), else 1.
