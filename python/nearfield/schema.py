@@ -30,7 +30,6 @@ Durability: TypeAlias = Literal["full", "relaxed"]
 CATALOG = "catalog.sqlite"
 APPLICATION_ID = 0x6E656172  # "near", in the header of the file: `file` and we recognise our own
 FORMAT_VERSION = 1
-PAGE = 8192  # bytes of a page of a new catalog: twice SQLite's own choice, so half as many are written to its log
 TIMEOUT = 30.0  # seconds to wait for another process's write
 
 # What SQLite says when there is no room for the memory that the users of the WAL share.
@@ -164,8 +163,7 @@ def version(connection: sqlite3.Connection, path: Path | None) -> int:
 
 def create(connection: sqlite3.Connection, path: Path | None) -> None:
     """Make the tables, unless another process was faster."""
-    for fact in (f"page_size = {PAGE}", "auto_vacuum = INCREMENTAL"):  # count only before the first page is written
-        connection.execute(f"PRAGMA {fact}")
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts only before the first page is written
     if path is not None:
         _use_wal(connection)
     (level,) = connection.execute("PRAGMA synchronous").fetchone()
