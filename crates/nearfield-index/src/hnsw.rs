@@ -248,6 +248,7 @@ impl Hnsw {
         points.insert(&guide, &codes, &mut level, 1, nodes, false);
         points.insert(&guide, &codes, &mut level, 0, nodes, true);
         points.connect(&guide, &codes, &mut level);
+        points.raise(&guide, &codes, &mut level, Vec::new());
         let covered = flat.ids.rows();
         let change = Change::since(rows.len(), &guide, &codes);
         let (linked, places) = (nodes, OnceLock::new());
@@ -288,7 +289,7 @@ impl Hnsw {
         let norm = (kernels.dot_exact)(query, query).sqrt();
         graph.guide.encode_query(kernels, flat.metric, query, norm, &mut bench.guide);
         let walker = &mut bench.walker;
-        let mut view = graph.level.view((&graph.codes.coarse, graph.guide.lines), graph.linked);
+        let mut view = graph.level.led((&graph.codes.coarse, graph.guide.lines), graph.linked);
         view.sieve = plan.allowed.map(|allowed| Sieve { rows: &graph.rows, bits: allowed.bits(), ..plan.sieve });
         clock.stop(0);
         let query_code = &bench.guide.query;

@@ -237,25 +237,17 @@ impl<'a> Points<'a> {
     /// Links nodes `from` to `to - 1` to those linked before (all of them, the `again` time).
     pub fn insert(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, from: usize, to: usize, again: bool) {
         let most = (level.nodes / 50).max(64);
-        // The upper level is what the graph of the first nodes is before others come.
-        let raised = if again || from > above(level.nodes) { 0 } else { above(level.nodes) };
         let mut start = from;
         while start < to {
-            let left = if start < raised { raised } else { to } - start;
-            let count = if again { most } else { start.min(most) }.min(left);
+            let count = if again { most } else { start.min(most) }.min(to - start);
             let nodes: Vec<u32> = (start as u32..(start + count) as u32).collect();
             self.batch(guide, codes, level, &nodes, if again { level.nodes } else { start }, again);
             start += count;
-            if start == raised {
-                let links = level.links[..raised * level.width].to_vec();
-                let mut upper = Level { nodes: raised, width: level.width, links, upper: Vec::new() };
-                self.insert(guide, codes, &mut upper, 0, raised, true);
-                level.upper = upper.links;
-            }
         }
     }
 
-    /// Brings the upper level up to date, of whose nodes these have `changed`: they stand for other points than before.
+    /// Brings the upper level up to date, of whose nodes these have `changed`: they stand for other points than before. Nodes
+    /// it has not had yet are new.
     pub fn raise(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, mut changed: Vec<bool>) {
         let (had, nodes) = (level.upper.len() / level.width, above(level.nodes));
         let (links, degree) = (std::mem::take(&mut level.upper), level.width * Links::WIDTH);

@@ -29,12 +29,22 @@ impl Level {
         self.nodes = nodes;
     }
 
-    /// The graph of these neighbours over guide codes of so many lines, the first `linked` nodes of which have some.
+    /// The graph of these neighbours over guide codes of so many lines, the first `linked` nodes of which have some: what
+    /// builders walk. Led by the upper level, they would meet nodes near to a point alone, and leave the long edges out.
     pub fn view<'a>(&'a self, (codes, lines): (&'a [Line], usize), linked: usize) -> View<'a> {
+        let entries = entries(linked);
+        View { codes, lines, links: &self.links, width: self.width, upper: &[], entries, sieve: None }
+    }
+
+    /// As `view`, with the upper level as the way in: what searches walk.
+    pub fn led<'a>(&'a self, codes: (&'a [Line], usize), linked: usize) -> View<'a> {
         let above = self.upper.len() / self.width;
-        // While a graph is made there is no upper level yet; once made, it may have nodes that are not linked here.
-        let (upper, table) = if (1..=linked).contains(&above) { (&self.upper[..], above) } else { (&[][..], linked) };
-        View { codes, lines, links: &self.links, width: self.width, upper, entries: entries(table), sieve: None }
+        let view = self.view(codes, linked);
+        // As a graph shrinks, the upper level may have nodes that are not there any more, until it is brought up to date.
+        if !(1..=linked).contains(&above) {
+            return view;
+        }
+        View { upper: &self.upper, entries: entries(above), ..view }
     }
 
     /// Neighbours of a node.
