@@ -85,6 +85,51 @@ def test_searches_wait_for_a_graph_or_miss_what_was_written_meanwhile(
             assert (hits[0].id, hits.report.exact) == ("late 7", False)
 
 
+def test_searches_wait_for_an_index_to_be_written_down(
+    tmp_path: Path, paused: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused.set()
+    writing, answered, save = threading.Event(), threading.Event(), Index.save
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        made, late = vectors(ROWS), vectors(900, 1)
+        collection.add(ids=[str(i) for i in range(ROWS)], embeddings=made)
+        collection.search(made[0])
+        finished(collection)
+        collection.search(made[0])  # with the graph from now on
+
+        def slow(index: Index, path: Path) -> None:
+            writing.set()
+            answered.wait(20)
+            save(index, path)
+
+        monkeypatch.setattr(Index, "save", slow)
+        live = collection._derived.index
+        live._published = 0
+        writer = threading.Thread(target=live.publish)
+        writer.start()
+        try:
+            assert writing.wait(60)
+            collection.delete(["17"])
+            collection.add(ids=[f"late {i}" for i in range(len(late))], embeddings=late)
+            assert collection.search(late[5], k=1, exact=True)[0].id == "late 5"
+            assert collection.search(made[17], k=1, exact=True)[0].id != "17"
+            assert writer.is_alive()  # it has not been waited for
+        finally:
+            answered.set()
+            writer.join(60)
+        # And it wrote what it began to write.
+        newest = max((tmp_path / "x.nf" / "indexes" / "c").glob("hnsw-*"))
+        index = nf.Index.load(newest, verify=True)
+        assert len(index) == ROWS
+        assert index.search(made[17], k=1, exact=True)[0][0] == 17
+        assert index.search(made[18], k=1, recall=0.9)[0][0] == 18
+    with nf.open(tmp_path / "x.nf") as db:
+        collection = db.collection("c", embedder=None)
+        assert collection.search(late[5], k=1, exact=True)[0].id == "late 5"
+        assert collection.search(made[17], k=1, exact=True)[0].id != "17"
+
+
 def test_a_database_is_closed_or_a_collection_dropped_while_a_graph_is_built(
     tmp_path: Path, paused: threading.Event
 ) -> None:

@@ -165,6 +165,36 @@ def test_a_graph_whose_rows_were_all_replaced_finds_no_less_for_as_many_rows_sco
         np.testing.assert_array_equal(index.search(query, 10)[1], fresh.search(query, 10)[1])
 
 
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+def test_a_frozen_index_changes_with_the_one_it_was_taken_from(tmp_path: Path, metric: nf.types.Metric) -> None:
+    index = nf.Index(DIMENSION, metric, kind="hnsw", threads=2)
+    index.add(rows(3000, 1))
+    index.remove(np.arange(40))
+    index.add(rows(20, 2))
+    index.save(tmp_path / "before.nfi")
+    frozen = index.frozen()
+    assert frozen is not None
+    for change in (
+        lambda: index.remove(np.arange(50, 60)),
+        lambda: index.add(rows(30, 3)),
+        lambda: index.remove(np.arange(100, 1500)),  # a fold
+        lambda: index.add(rows(2000, 4)),
+        index.compact,
+    ):
+        change()
+        frozen.save(tmp_path / "frozen.nfi")
+        assert (tmp_path / "frozen.nfi").read_bytes() == (tmp_path / "before.nfi").read_bytes()
+    assert len(index) == 3600
+    queries = rows(20, 5)
+    fresh = nf.Index(DIMENSION, metric, kind="flat", threads=2)
+    fresh.add(
+        np.concatenate([rows(3000, 1)[40:50], rows(3000, 1)[60:100], rows(3000, 1)[1500:], rows(20, 2), rows(30, 3)])
+    )
+    fresh.add(rows(2000, 4))
+    np.testing.assert_array_equal(index.search(queries, exact=True)[1], fresh.search(queries, exact=True)[1])
+    assert nf.Index(DIMENSION, metric, kind="lsh").frozen() is None
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_compaction_an_index_is_as_small_as_a_new_one(kind: str) -> None:
     index = nf.Index(DIMENSION, kind=kind, threads=2)

@@ -316,6 +316,29 @@ class Index(Handle):
         stages = dict(zip(_STAGES, (1e-6 * spent for spent in nanoseconds), strict=True)) if any(nanoseconds) else {}
         return ids, scores, Report(kind, proven, count, *counted, plan=plan, rescued=rescued, stages=stages)
 
+    def frozen(self) -> Index | None:
+        """The index as it is now, to be saved while this one goes on changing; None for kinds without such a copy.
+
+        It shares with this one what is large. What changes while it lives is copied then: not vectors, but codes of a
+        quarter of their size at the first `add`, and the graph if it is brought up to date.
+
+        Example:
+            >>> import numpy as np, nearfield as nf
+            >>> index = nf.Index(dimension=2)
+            >>> _ = index.add(np.eye(2))
+            >>> before = index.frozen()
+            >>> _ = index.add([1.0, 1.0])
+            >>> len(before), len(index)
+            (2, 3)
+        """
+        native = self._native.frozen()
+        if native is None:
+            return None
+        index = Index.__new__(Index)
+        index.threads, index._folder, index._dimension = self.threads, self._folder, self._dimension
+        index._native = native
+        return index
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file. A failure leaves what was there before.
 

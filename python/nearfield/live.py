@@ -162,6 +162,10 @@ class Published(Live[T]):
     def saving(self, thing: T) -> Callable[[Path], None] | None:
         """What writes it down; None if it is not worth that."""
 
+    def frozen(self, thing: T) -> T | None:
+        """The thing as it is now, to be written down while it goes on changing; None if it has to stay as it is."""
+        return None
+
     @property
     def in_use(self) -> bool:
         return self._thing is not None
@@ -208,14 +212,15 @@ class Published(Live[T]):
             with self._changed:
                 if self._advancing or self._version != version or self._thing is None:
                     raise Moved
-                if (save := self.saving(self._thing)) is None:
+                frozen = self.frozen(self._thing)
+                if (save := self.saving(self._thing if frozen is None else frozen)) is None:
                     raise Moved
-                self._sharing += 1  # it must stay as it is while it is written
+                self._sharing += frozen is None  # then it must stay as it is while it is written
             try:
                 save(path)
             finally:
                 with self._changed:
-                    self._sharing -= 1
+                    self._sharing -= frozen is None
                     self._changed.notify_all()
 
     def follow(self, origin: int | None) -> bool:
@@ -370,6 +375,9 @@ class LiveIndex(Published[Index]):
         if (index.dimension, index.metric) != (state.dimension, state.metric):
             raise Corrupt(f"{path} is the index of another collection")
         return index
+
+    def frozen(self, thing: Index) -> Index | None:
+        return thing.frozen()  # searches that have to catch up would wait for seconds
 
     def saving(self, thing: Index) -> Callable[[Path], None] | None:
         # An exact index is made from the segments as fast as from a file of its own: only others are published.

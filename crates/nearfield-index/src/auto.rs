@@ -123,6 +123,10 @@ impl Kind for Auto {
         Ok(answers)
     }
 
+    fn frozen(&self) -> Option<Box<dyn Kind>> {
+        Some(Box::new(Self { index: self.index.frozen(), spent: AtomicU64::new(0) }))
+    }
+
     fn save(&self, path: &Path) -> Result<()> {
         self.index.save_kind(path, KIND)
     }

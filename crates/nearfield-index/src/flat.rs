@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nearfield_kernels::quantize::{self, Frame, QueryCode};
@@ -56,7 +57,8 @@ pub struct Flat {
     staged: Option<Vectors>,
     /// Norms of the rows; the cosine alone needs them.
     pub(crate) norms: Vec<f64>,
-    pub(crate) codes: Vec<Line>,
+    /// Shared with copies, see [`crate::Kind::frozen`].
+    pub(crate) codes: Arc<Vec<Line>>,
     pub(crate) factors: Vec<Factors>,
     pub(crate) frame: Frame,
     /// Rows there were when the frame was trained.
@@ -145,7 +147,7 @@ impl Flat {
             vectors: Vectors::new(dimension),
             staged: None,
             norms: Vec::new(),
-            codes: Vec::new(),
+            codes: Arc::default(),
             factors: Vec::new(),
             frame: Frame::identity(metric, dimension),
             framed: 0,
@@ -257,8 +259,15 @@ impl Flat {
             self.norms.resize(rows, 0.0);
         }
         let lines = quantize::lines(self.dimension);
-        pages::reserve(&mut self.codes, (rows - first) * lines);
-        self.codes.resize(rows * lines, Line::ZERO);
+        if Arc::get_mut(&mut self.codes).is_none() {
+            let mut own = Vec::new(); // with room from the beginning: otherwise it would be copied twice
+            pages::reserve(&mut own, rows * lines);
+            own.extend_from_slice(&self.codes);
+            self.codes = Arc::new(own);
+        }
+        let codes = Arc::make_mut(&mut self.codes);
+        pages::reserve(codes, (rows - first) * lines);
+        codes.resize(rows * lines, Line::ZERO);
         self.factors.resize(rows.div_ceil(2 * BLOCK) * 2, Factors::ABSENT);
         // The mean and the scale of the first rows may not suit the later ones: look again when there are many more.
         if rows > 0 && (self.framed == 0 || rows >= 4 * self.framed) {
@@ -308,7 +317,7 @@ impl Flat {
         let lines = quantize::lines(self.dimension);
         let (ids, vectors, frame, dimension) = (&self.ids, &self.vectors, &self.frame, self.dimension);
         vectors.in_order(true);
-        let codes = self.codes[first * lines..].chunks_mut(ROWS_PER_JOB * lines);
+        let codes = Arc::make_mut(&mut self.codes)[first * lines..].chunks_mut(ROWS_PER_JOB * lines);
         let factors = self.factors[first / BLOCK..].chunks_mut(ROWS_PER_JOB / BLOCK);
         let mut norms = self.norms.get_mut(first..).unwrap_or_default().chunks_mut(ROWS_PER_JOB);
         let jobs = codes.zip(factors).map(|(codes, factors)| (codes, factors, norms.next())).enumerate();
@@ -371,7 +380,7 @@ impl Flat {
         self.ids = Ids::default();
         self.ids.extend(&ids);
         self.ids.keep_next(next);
-        (self.norms, self.codes, self.factors, self.framed) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        (self.norms, self.codes, self.factors, self.framed) = (Vec::new(), Arc::default(), Vec::new(), 0);
         self.take_in(ids.len(), threads);
     }
 
@@ -586,7 +595,7 @@ impl Flat {
         let scale = file.section(b"scale   ", 2, f64::from_le_bytes)?;
         index.frame = Frame::from_parts(metric, centre, scale[0]);
         index.framed = scale[1] as usize;
-        index.codes = file.section(b"codes   ", rows.saturating_mul(lines), Line)?;
+        index.codes = Arc::new(file.section(b"codes   ", rows.saturating_mul(lines), Line)?);
         index.factors = file.section(b"factors ", blocks, factors_of)?;
         Ok(index)
     }

@@ -12,7 +12,7 @@
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use nearfield_kernels::guide::{Guide, GuideCodes, GuideScratch, Planes};
@@ -49,8 +49,9 @@ pub(crate) struct Graph {
     /// Row of each node; NONE where it was removed before the graph was written to a file.
     pub rows: Vec<u32>,
     pub guide: Guide,
-    pub codes: GuideCodes,
-    pub level: Level,
+    /// Shared with copies, as the links.
+    pub codes: Arc<GuideCodes>,
+    pub level: Arc<Level>,
     /// Nodes that have neighbours: the first ones.
     pub linked: usize,
     /// Width of a walk for each number of answers and recall.
@@ -158,6 +159,12 @@ impl Hnsw {
         Self { flat, graph: None, fewest: FEWEST, benches: Mutex::new(Vec::new()) }
     }
 
+    /// As it is now: a copy that shares what is large.
+    pub(crate) fn frozen(&self) -> Self {
+        let (flat, graph) = (self.flat.clone(), self.graph.clone());
+        Self { flat, graph, fewest: self.fewest, benches: Mutex::new(Vec::new()) }
+    }
+
     /// The vectors, and exact answers from them.
     pub fn exact(&self) -> &Flat {
         &self.flat
@@ -255,8 +262,8 @@ impl Hnsw {
         let mut graph = Graph {
             rows: rows.clone(),
             guide,
-            codes,
-            level,
+            codes: Arc::new(codes),
+            level: Arc::new(level),
             linked,
             widths: Widths::default(),
             lie: Lie::default(),
@@ -268,6 +275,7 @@ impl Hnsw {
         };
         self.calibrate(&mut graph, &rows[..nodes], &rows[nodes..], threads);
         let Graph { guide, codes, level, linked, .. } = &mut graph;
+        let level = Arc::make_mut(level);
         level.resize(rows.len());
         points.insert(guide, codes, level, nodes, rows.len(), false);
         points.connect(guide, codes, level);

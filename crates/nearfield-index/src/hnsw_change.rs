@@ -11,7 +11,7 @@
 //! The graph is built again when there are several times as many rows, or when guide codes suit them much less than those
 //! they were made for. A fold is the same for any number of threads.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use nearfield_kernels::guide::{Guide, GuideCodes, GuideQuery, Source};
 use nearfield_kernels::project::Random;
@@ -173,7 +173,7 @@ impl Hnsw {
         let mut all: Vec<u32> = graph.rows.iter().map(|row| if is_live(*row) { *row } else { NONE }).collect();
         all.extend(&fresh);
         let mut points = self.points(&all, threads);
-        let few = points.mend(&mut graph.level, &gone);
+        let few = points.mend(Arc::make_mut(&mut graph.level), &gone);
         let mut random = Random::new((graph.change.folded + nodes) as u64);
         let at = arranged(&gone, fresh.len(), &mut random);
         let now = rearrange(graph, &mut points, &at, &codes, threads);
@@ -189,6 +189,7 @@ impl Hnsw {
         let came: Vec<u32> = now[nodes..].to_vec();
         let count = graph.rows.len();
         let Graph { guide, codes, level, change, .. } = graph;
+        let level = Arc::make_mut(level);
         points.link(guide, codes, level, &came, linked.len(), false);
         let swept = (SWEPT * came.len().max(dead)).min(count);
         let sweep = (0..swept).map(|i| ((change.swept + i) % count) as u32);
@@ -209,8 +210,9 @@ impl Hnsw {
             rearrange(graph, &mut points, &at, &none, threads);
         }
         let changed = led.iter().zip(&graph.rows).map(|(before, row)| before != row).collect();
-        points.raise(&graph.guide, &graph.codes, &mut graph.level, changed);
-        points.connect(&graph.guide, &graph.codes, &mut graph.level);
+        let level = Arc::make_mut(&mut graph.level);
+        points.raise(&graph.guide, &graph.codes, level, changed);
+        points.connect(&graph.guide, &graph.codes, level);
         (graph.linked, graph.covered, graph.dead) = (count, flat.ids.rows(), 0);
         graph.places = OnceLock::new();
         true
@@ -315,19 +317,20 @@ fn rearrange(graph: &mut Graph, points: &mut Points, at: &[u32], codes: &GuideCo
     let stays = |place: usize, node: u32| place as u32 == node && place < nodes;
     let moved: Vec<(usize, u32)> =
         at.iter().copied().enumerate().filter(|(place, node)| !stays(*place, *node)).collect();
-    for (codes, new) in graph.codes.arrays_mut().into_iter().zip(codes.arrays()) {
+    for (codes, new) in Arc::make_mut(&mut graph.codes).arrays_mut().into_iter().zip(codes.arrays()) {
         if !codes.is_empty() {
             carry(codes, new, (nodes, at.len()), &moved, Line([0; 64]));
         }
     }
     let unlinked = Links([NONE; Links::WIDTH]);
     let new = vec![unlinked; (now.len() - nodes) * width];
-    carry(&mut graph.level.links, &new, (nodes, at.len()), &moved, unlinked);
-    graph.level.nodes = at.len();
+    let level = Arc::make_mut(&mut graph.level);
+    carry(&mut level.links, &new, (nodes, at.len()), &moved, unlinked);
+    level.nodes = at.len();
     if !moved.is_empty() {
         each_job(
             threads,
-            graph.level.links.chunks_mut(PER_JOB * 64),
+            level.links.chunks_mut(PER_JOB * 64),
             || (),
             |(), links| {
                 for link in links.iter_mut().flat_map(|links| &mut links.0).filter(|link| **link != NONE) {
@@ -397,7 +400,7 @@ mod tests {
         let graph = index.graph.as_ref().unwrap();
         assert!(graph.change.folded >= 6000, "it was folded, not built again");
         let points = index.points(&graph.rows, 2);
-        let mut fresh = graph.level.clone();
+        let mut fresh = Level::clone(&graph.level);
         points.raise(&graph.guide, &graph.codes, &mut fresh, vec![true; above(graph.rows.len())]);
         // How many of the first nodes are found from the table of the first few, by walks through the upper level alone.
         let found = |level: &Level| {

@@ -1,7 +1,7 @@
 //! Writing a graph to an index file, and reading it back. Removed rows are left out, so rows are numbered anew.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use nearfield_kernels::Line;
 use nearfield_kernels::guide::{Guide, GuideCodes, Planes};
@@ -215,6 +215,7 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
         change = Change { built, kept: f64::from_bits(kept), folded, unmeasured, unsuited, swept };
     }
     let (rows, linked, places) = (of_nodes, nodes, OnceLock::new());
+    let (codes, level) = (Arc::new(codes), Arc::new(level));
     Ok(Graph { rows, guide, codes, level, linked, widths, lie, covered, outside, dead, change, places })
 }
 

@@ -49,6 +49,11 @@ pub trait Kind: Debug + Send + Sync {
     fn compact(&mut self, threads: usize);
     /// The best k rows of every query.
     fn search(&self, request: &Request) -> Result<Answers>;
+    /// As it is now, for whoever writes it to a file while the index goes on changing: a copy that shares codes, links and rows
+    /// with it. What changes meanwhile is copied then, rows in memory excepted. None where a kind has no such copy.
+    fn frozen(&self) -> Option<Box<dyn Kind>> {
+        None
+    }
     /// Writes it to a file.
     fn save(&self, path: &Path) -> Result<()>;
 }
@@ -105,6 +110,9 @@ impl Kind for Hnsw {
     }
     fn append(&mut self, vectors: &[f32], ids: Option<&[i64]>, threads: usize) -> Result<Vec<i64>> {
         self.append(vectors, ids, threads)
+    }
+    fn frozen(&self) -> Option<Box<dyn Kind>> {
+        Some(Box::new(self.frozen()))
     }
     fn settle(&mut self, threads: usize) {
         self.fold(threads);

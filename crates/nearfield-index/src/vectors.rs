@@ -47,7 +47,7 @@ struct Piece {
 
 #[derive(Clone, Debug)]
 enum Numbers {
-    Held(Vec<f32>),
+    Held(Arc<Vec<f32>>),
     Filed(Arc<Mapped>),
     Kept(Arc<Kept>),
 }
@@ -135,7 +135,9 @@ impl Vectors {
     /// Adds rows at the end; all or none of them.
     pub fn extend(&mut self, rows: &[f32]) -> Result<()> {
         let (first, count) = (self.rows(), rows.len() / self.dimension);
-        let last = self.pieces.last_mut().filter(|piece| matches!(piece.numbers, Numbers::Held(_)));
+        // What a copy shares does not grow: it would have to be copied.
+        let grows = |numbers: &Numbers| matches!(numbers, Numbers::Held(held) if Arc::strong_count(held) == 1);
+        let last = self.pieces.last_mut().filter(|piece| grows(&piece.numbers));
         let waiting = last.as_ref().map_or(0, |piece| size_of_val(piece.numbers.all()));
         if let Some(folder) = self.folder.as_deref().filter(|_| waiting + size_of_val(rows) >= self.spill) {
             let before = last.as_ref().map_or(&[][..], |piece| piece.numbers.all());
@@ -150,6 +152,7 @@ impl Vectors {
         }
         match last {
             Some(Piece { end, numbers: Numbers::Held(held), .. }) => {
+                let held = Arc::make_mut(held);
                 pages::reserve(held, rows.len());
                 held.extend_from_slice(rows);
                 *end += count;
@@ -158,7 +161,12 @@ impl Vectors {
                 let mut held = Vec::new();
                 pages::reserve(&mut held, rows.len());
                 held.extend_from_slice(rows);
-                self.pieces.push(Piece { first, end: first + count, numbers: Numbers::Held(held), slots: None });
+                self.pieces.push(Piece {
+                    first,
+                    end: first + count,
+                    numbers: Numbers::Held(Arc::new(held)),
+                    slots: None,
+                });
             }
             _ => {}
         }
@@ -209,8 +217,8 @@ impl Vectors {
             if left.len() < piece.end - piece.first {
                 let sparse = piece.numbers.all().len() / dimension > SPARSE * left.len();
                 if matches!(piece.numbers, Numbers::Held(_)) {
-                    piece.numbers =
-                        Numbers::Held(left.iter().flat_map(|row| piece.row(*row, dimension)).copied().collect());
+                    let held = left.iter().flat_map(|row| piece.row(*row, dimension)).copied().collect();
+                    piece.numbers = Numbers::Held(Arc::new(held));
                 } else if sparse
                     && self.folder.is_some()
                     && let Some(moved) = self.moved(&piece, &left)
@@ -235,7 +243,7 @@ impl Vectors {
     fn moved(&self, piece: &Piece, left: &[usize]) -> Option<Numbers> {
         let rows = left.iter().map(|row| piece.row(*row, self.dimension));
         if 4 * left.len() * self.dimension < self.spill {
-            return Some(Numbers::Held(rows.flatten().copied().collect()));
+            return Some(Numbers::Held(Arc::new(rows.flatten().copied().collect())));
         }
         Mapped::spilled(self.folder.as_deref()?, rows).ok().map(|spilled| Numbers::Filed(Arc::new(spilled)))
     }

@@ -83,6 +83,12 @@ impl Index {
         Ok(Self { kind: RwLock::new(index), dimension, is_tended: AtomicBool::new(false) })
     }
 
+    /// As it is now, see `Kind::frozen`.
+    fn frozen(&self, py: Python<'_>) -> Option<Self> {
+        let kind = RwLock::new(self.read(py, |index| index.frozen())?);
+        Some(Self { kind, dimension: self.dimension, is_tended: AtomicBool::new(true) })
+    }
+
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
         self.read(py, |index| index.save(&path)).map_err(raised)
     }
