@@ -74,7 +74,7 @@ pub(crate) fn entries(nodes: usize) -> usize {
 const UPPER_SHARE: usize = 32;
 
 /// Fewer nodes are no upper level: the table of the first is as good a way in.
-const FEWEST_ABOVE: usize = if cfg!(test) { 32 } else { 3072 };
+const FEWEST_ABOVE: usize = if cfg!(test) { 32 } else { 8192 };
 
 /// The first nodes of so many that are the upper level; 0 where there is none.
 pub(crate) fn above(nodes: usize) -> usize {
