@@ -10,8 +10,8 @@
 //! neighbours are chosen by their products instead: what has a large product with a point that has one with the query is
 //! likely to have one too (Morozov and Babenko, "Non-metric Similarity Graphs for Maximum Inner Product Search", 2018).
 
-use nearfield_kernels::guide::{Guide, GuideCodes, GuideQuery, Source};
-use nearfield_kernels::{BLOCK, Factors, Kernels, Line, Metric};
+use nearfield_kernels::guide::{Guide, GuideCodes, GuideQuery, Source, ordered};
+use nearfield_kernels::{BLOCK, Factors, Kernels, Line, Metric, prefetch};
 
 use crate::pool::each_job;
 use crate::walk::{Level, Links, NONE, Reach, Walker, above};
@@ -33,18 +33,26 @@ const PER_JOB: usize = 16;
 pub(crate) struct Points<'a> {
     pub kernels: &'static Kernels,
     pub threads: usize,
-    /// Row of each node; NONE where it is gone.
-    rows: Vec<u32>,
+    points: Vec<Point>,
     /// 8-bit codes by row.
     codes: &'a [Line],
     lines: usize,
-    scales: Vec<f32>,
-    /// Squared norm of `scale * code`.
-    squares: Vec<f32>,
-    /// For the dot product, a further coordinate that brings all points to the same norm; otherwise empty.
-    heights: Vec<f32>,
     /// For the dot product, a point's share of its products that its code about the mean does not tell; otherwise empty.
     shares: Vec<f32>,
+}
+
+/// What a distance to a point is made of. All of it stands in one cache line.
+#[derive(Clone, Copy)]
+#[repr(align(16))]
+struct Point {
+    /// NONE where it is gone.
+    row: u32,
+    /// Of its 8-bit code.
+    scale: f32,
+    /// Squared norm of `scale * code`.
+    square: f32,
+    /// For the dot product, a further coordinate that brings all points to the same norm; otherwise zero.
+    height: f32,
 }
 
 /// What makes one neighbour better than another.
@@ -54,17 +62,40 @@ enum By {
     Product,
 }
 
+/// A node that may become a neighbour of another: `distance << 32 | node`, the distance as by [`ordered`].
+#[derive(Clone, Copy)]
+struct Candidate {
+    key: u64,
+    point: Point,
+    share: f32,
+}
+
+impl Candidate {
+    /// The distance of two, as by [`ordered`].
+    #[inline(always)]
+    fn distance(&self, by: By, other: &Self, dot: i32) -> u32 {
+        let (a, b) = (&self.point, &other.point);
+        let product = a.scale * b.scale * dot as f32;
+        ordered(match by {
+            By::Product => -(product + self.share + other.share),
+            By::Distance => {
+                (a.square + b.square - 2.0 * product).max(0.0) + (a.height - b.height) * (a.height - b.height)
+            }
+        })
+    }
+}
+
 /// Scratch space of one thread.
 #[derive(Default)]
 struct Bench {
     walker: Walker,
     query: GuideQuery,
     signed: Vec<Line>,
-    gathered: Vec<Line>,
-    chosen_codes: Vec<Line>,
     dots: Vec<i32>,
     listed: Vec<u32>,
-    ordered: Vec<(f32, u32, u32)>,
+    candidates: Vec<Candidate>,
+    /// Their rows.
+    rows: Vec<u32>,
     chosen: Vec<u32>,
 }
 
@@ -85,65 +116,49 @@ impl<'a> Points<'a> {
         (codes, factors, lines): (&'a [Line], &[Factors], usize),
         norms: Option<&[f64]>,
     ) -> Self {
-        let scale = |row: &u32| match *row {
-            NONE => 0.0,
-            row => factors[row as usize / BLOCK].scale[row as usize % BLOCK],
-        };
-        let scales: Vec<f32> = rows.iter().map(scale).collect();
-        let mut squares = vec![0.0; rows.len()];
-        each_job(threads, squares.chunks_mut(1024).enumerate(), Vec::new, |query, (job, squares)| {
-            for (i, square) in squares.iter_mut().enumerate() {
-                let node = job * 1024 + i;
-                if rows[node] == NONE {
-                    continue;
-                }
-                let code = &codes[rows[node] as usize * lines..][..lines];
+        let mut points = vec![Point { row: NONE, scale: 0.0, square: 0.0, height: 0.0 }; rows.len()];
+        let jobs = points.chunks_mut(1024).zip(rows.chunks(1024));
+        each_job(threads, jobs, Vec::new, |query, (points, rows)| {
+            for (point, &row) in points.iter_mut().zip(rows).filter(|(_, row)| **row != NONE) {
+                let code = &codes[row as usize * lines..][..lines];
                 signed(code, query);
-                *square = scales[node] * scales[node] * (kernels.dot_codes)(code, query) as f32;
+                let scale = factors[row as usize / BLOCK].scale[row as usize % BLOCK];
+                let square = scale * scale * (kernels.dot_codes)(code, query) as f32;
+                *point = Point { row, scale, square, height: 0.0 };
             }
         });
-        let heights = norms.map_or(Vec::new(), |norms| {
+        let mut shares = Vec::new();
+        if let Some(norms) = norms {
             let most = norms.iter().fold(0.0f64, |a, x| a.max(*x));
-            norms.iter().map(|norm| (most * most - norm * norm).max(0.0).sqrt() as f32).collect()
-        });
-        // |x|² = |o|² + 2 <o, mean> + |mean|², and <x, y> = <o, p> + <o, mean> + <p, mean> + |mean|².
-        let share = |(norm, square): (&f64, &f32)| ((norm * norm - f64::from(*square)) / 2.0) as f32;
-        let shares = norms.map_or(Vec::new(), |norms| norms.iter().zip(&squares).map(share).collect());
-        Self { kernels, threads, rows, codes, lines, scales, squares, heights, shares }
+            for (point, norm) in points.iter_mut().zip(norms) {
+                point.height = (most * most - norm * norm).max(0.0).sqrt() as f32;
+                // |x|² = |o|² + 2 <o, mean> + |mean|², and <x, y> = <o, p> + <o, mean> + <p, mean> + |mean|².
+                shares.push(((norm * norm - f64::from(point.square)) / 2.0) as f32);
+            }
+        }
+        Self { kernels, threads, points, codes, lines, shares }
     }
 
     /// Puts point `at[place]` at each place.
     pub fn rearrange(&mut self, at: &[u32]) {
-        fn moved<T: Copy>(values: &[T], at: &[u32]) -> Vec<T> {
-            if values.is_empty() { Vec::new() } else { at.iter().map(|point| values[*point as usize]).collect() }
+        self.points = at.iter().map(|point| self.points[*point as usize]).collect();
+        if !self.shares.is_empty() {
+            self.shares = at.iter().map(|point| self.shares[*point as usize]).collect();
         }
-        self.rows = moved(&self.rows, at);
-        self.scales = moved(&self.scales, at);
-        self.squares = moved(&self.squares, at);
-        self.heights = moved(&self.heights, at);
-        self.shares = moved(&self.shares, at);
     }
 
     /// Row of each node.
-    pub fn rows(&self) -> &[u32] {
-        &self.rows
+    pub fn rows(&self) -> impl Iterator<Item = u32> {
+        self.points.iter().map(|point| point.row)
     }
 
     fn code(&self, node: u32) -> &'a [Line] {
-        &self.codes[self.rows[node as usize] as usize * self.lines..][..self.lines]
+        &self.codes[self.points[node as usize].row as usize * self.lines..][..self.lines]
     }
 
-    fn distance(&self, by: By, a: u32, b: u32, dot: i32) -> f32 {
-        let (a, b) = (a as usize, b as usize);
-        let product = self.scales[a] * self.scales[b] * dot as f32;
-        if by == By::Product {
-            return -(product + self.shares[a] + self.shares[b]);
-        }
-        let flat = (self.squares[a] + self.squares[b] - 2.0 * product).max(0.0);
-        match (self.heights.get(a), self.heights.get(b)) {
-            (Some(x), Some(y)) => flat + (x - y) * (x - y),
-            _ => flat,
-        }
+    fn candidate(&self, by: By, node: u32) -> Candidate {
+        let share = if by == By::Product { self.shares[node as usize] } else { 0.0 };
+        Candidate { key: u64::from(node), point: self.points[node as usize], share }
     }
 
     /// Chooses at the most `degree` neighbours of a node among `bench.listed`, nearest first, into `bench.chosen`.
@@ -161,63 +176,71 @@ impl<'a> Points<'a> {
     }
 
     fn choose_by(&self, by: By, node: u32, degree: usize, bench: &mut Bench) {
-        let lines = self.lines;
+        bench.listed.iter().for_each(|other| prefetch(&self.points, *other as usize));
         bench.listed.sort_unstable();
         bench.listed.dedup();
         bench.listed.retain(|other| *other != node && !bench.chosen.contains(other));
+        bench.rows.clear();
         for &other in &bench.listed {
-            let at = self.rows[other as usize] as usize * lines;
-            (0..lines).for_each(|line| nearfield_kernels::prefetch(self.codes, at + line));
+            let row = self.points[other as usize].row;
+            (0..self.lines).for_each(|line| prefetch(self.codes, row as usize * self.lines + line));
+            bench.rows.push(row);
         }
-        bench.gathered.clear();
-        for &other in &bench.listed {
-            bench.gathered.extend_from_slice(self.code(other));
+        self.measure(node, bench);
+        let own = self.candidate(by, node);
+        bench.candidates.clear();
+        for (&other, &dot) in bench.listed.iter().zip(&bench.dots) {
+            let mut other = self.candidate(by, other);
+            other.key |= u64::from(own.distance(by, &other, dot)) << 32;
+            bench.candidates.push(other);
         }
+        for i in 0..bench.chosen.len() {
+            self.thin(by, bench.chosen[i], bench);
+        }
+        while bench.chosen.len() < degree
+            && let Some((place, _)) = bench.candidates.iter().enumerate().min_by_key(|(_, other)| other.key)
+        {
+            let nearest = bench.candidates.swap_remove(place).key as u32;
+            bench.rows.swap_remove(place);
+            bench.chosen.push(nearest);
+            if bench.chosen.len() < degree {
+                self.thin(by, nearest, bench);
+            }
+        }
+    }
+
+    /// Products of this node's code with those of `bench.rows`.
+    fn measure(&self, node: u32, bench: &mut Bench) {
         signed(self.code(node), &mut bench.signed);
-        bench.dots.resize(bench.listed.len().max(degree), 0);
-        (self.kernels.scan)(&bench.gathered, &bench.signed, &mut bench.dots[..bench.listed.len()]);
-        bench.ordered.clear();
-        for (i, &other) in bench.listed.iter().enumerate() {
-            bench.ordered.push((self.distance(by, node, other, bench.dots[i]), other, i as u32));
+        bench.dots.resize(bench.rows.len(), 0);
+        (self.kernels.dot_rows)(self.codes, &bench.rows, &bench.signed, &mut bench.dots);
+    }
+
+    /// Leaves those candidates that are not nearer to this node than to the one whose neighbours are chosen.
+    fn thin(&self, by: By, near: u32, bench: &mut Bench) {
+        self.measure(near, bench);
+        let (own, mut left) = (self.candidate(by, near), 0);
+        for i in 0..bench.candidates.len() {
+            let other = bench.candidates[i]; // without a branch on what nobody could predict
+            (bench.candidates[left], bench.rows[left]) = (other, bench.rows[i]);
+            left += usize::from(own.distance(by, &other, bench.dots[i]) >= (other.key >> 32) as u32);
         }
-        bench.ordered.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        bench.chosen_codes.clear();
-        for &other in &bench.chosen {
-            bench.chosen_codes.extend_from_slice(self.code(other));
-        }
-        'candidates: for &(distance, other, i) in &bench.ordered {
-            let code = &bench.gathered[i as usize * lines..(i as usize + 1) * lines];
-            signed(code, &mut bench.signed);
-            for (part, nodes) in bench.chosen_codes.chunks(8 * lines).zip(bench.chosen.chunks(8)) {
-                let dots = &mut bench.dots[..nodes.len()];
-                (self.kernels.scan)(part, &bench.signed, dots);
-                if nodes.iter().zip(dots).any(|(near, dot)| self.distance(by, *near, other, *dot) < distance) {
-                    continue 'candidates;
-                }
-            }
-            if bench.chosen.len() == degree {
-                break;
-            }
-            bench.chosen.push(other);
-            bench.chosen_codes.extend_from_slice(code);
-        }
+        bench.candidates.truncate(left);
+        bench.rows.truncate(left);
     }
 
     /// Guide codes of these points.
     pub fn guide(&self, guide: &Guide, sources: &[Source]) -> GuideCodes {
         const ROWS: usize = 1024;
-        let mut codes = guide.room(self.rows.len());
-        let jobs = codes.chunks_mut(guide, ROWS).zip(sources.chunks(ROWS)).zip(self.rows.chunks(ROWS));
+        let mut codes = guide.room(self.points.len());
+        let jobs = codes.chunks_mut(guide, ROWS).zip(sources.chunks(ROWS)).zip(self.points.chunks(ROWS));
         each_job(
             self.threads,
             jobs,
             || (),
-            |(), ((into, sources), rows)| {
-                let gathered: Vec<Line> = rows
-                    .iter()
-                    .flat_map(|&row| &self.codes[row as usize * self.lines..(row as usize + 1) * self.lines])
-                    .copied()
-                    .collect();
+            |(), ((into, sources), points)| {
+                let row = |point: &Point| &self.codes[point.row as usize * self.lines..][..self.lines];
+                let gathered: Vec<Line> = points.iter().flat_map(row).copied().collect();
                 guide.encode(self.kernels, &gathered, sources, into);
             },
         );
@@ -226,12 +249,12 @@ impl<'a> Points<'a> {
 
     /// What guide codes are made from.
     pub fn sources(&self, metric: Metric, sigma: f32, is_zero: impl Fn(u32) -> bool) -> Vec<Source> {
-        let source = |node: usize| {
+        let source = |point: &Point| {
             // A zero row has cosine 0 with everything: it stands as far off as a unit row at a right angle.
-            let lift = if metric == Metric::Cosine && is_zero(self.rows[node]) { sigma * sigma / 2.0 } else { 0.0 };
-            Source { scale: self.scales[node], bias: self.squares[node] / 2.0 + lift }
+            let lift = if metric == Metric::Cosine && is_zero(point.row) { sigma * sigma / 2.0 } else { 0.0 };
+            Source { scale: point.scale, bias: point.square / 2.0 + lift }
         };
-        (0..self.rows.len()).map(source).collect()
+        self.points.iter().map(source).collect()
     }
 
     /// Links nodes `from` to `to - 1` to those linked before (all of them, the `again` time).

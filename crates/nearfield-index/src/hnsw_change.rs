@@ -313,7 +313,7 @@ fn rearrange(graph: &mut Graph, points: &mut Points, at: &[u32], codes: &GuideCo
     let mut now = vec![NONE; nodes + codes.coarse.len() / lines];
     (0u32..).zip(at).for_each(|(place, node)| now[*node as usize] = place);
     points.rearrange(at);
-    graph.rows = points.rows().to_vec();
+    graph.rows = points.rows().collect();
     let stays = |place: usize, node: u32| place as u32 == node && place < nodes;
     let moved: Vec<(usize, u32)> =
         at.iter().copied().enumerate().filter(|(place, node)| !stays(*place, *node)).collect();

@@ -55,6 +55,9 @@ pub type Walk = fn(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach
 /// See [`Kernels::dot_planes`].
 pub type DotPlanes = fn(&[Line], usize, [u32; 8], &[Line]) -> [i32; 8];
 
+/// See [`Kernels::dot_rows`].
+pub type DotRows = fn(codes: &[Line], rows: &[u32], query: &[Line], dots: &mut [i32]);
+
 /// See [`Kernels::sweep`].
 pub type Sweep = fn(walker: &mut Walker, graph: &Graph, query: &GuideQuery, nodes: &[u32], width: usize);
 
@@ -103,6 +106,8 @@ pub struct Kernels {
     pub dot_codes: fn(row: &[Line], query: &[Line]) -> i32,
     /// Dot products of consecutive rows with one query.
     pub scan: fn(codes: &[Line], query: &[Line], dots: &mut [i32]),
+    /// Dot products of these rows of codes with one query.
+    pub dot_rows: DotRows,
     /// Lays whole rows (of `lines` lines) out for `tile`, in blocks of 16; `packed` has room for full blocks.
     pub pack_rows: fn(codes: &[Line], lines: usize, packed: &mut [Line]),
     /// Lays up to 12 queries out for `tile`.

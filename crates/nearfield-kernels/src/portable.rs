@@ -25,6 +25,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     tile,
     select,
     scan_pq: crate::pq::scan,
+    dot_rows,
     dot_planes,
     walk,
     sweep,
@@ -266,6 +267,12 @@ pub(crate) fn dot_codes(row: &[Line], query: &[Line]) -> i32 {
 fn scan(codes: &[Line], query: &[Line], dots: &mut [i32]) {
     for (row, dot) in codes.chunks_exact(query.len()).zip(dots) {
         *dot = dot_codes(row, query);
+    }
+}
+
+fn dot_rows(codes: &[Line], rows: &[u32], query: &[Line], dots: &mut [i32]) {
+    for (row, dot) in rows.iter().zip(dots) {
+        *dot = dot_codes(&codes[*row as usize * query.len()..][..query.len()], query);
     }
 }
 

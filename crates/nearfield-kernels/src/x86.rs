@@ -124,6 +124,13 @@ mod avx2 {
         }
     }
 
+    #[target_feature(enable = "avx2")]
+    pub fn dot_rows(codes: &[Line], rows: &[u32], query: &[Line], dots: &mut [i32]) {
+        for (row, dot) in rows.iter().zip(dots) {
+            *dot = dot_codes(&codes[*row as usize * query.len()..][..query.len()], query);
+        }
+    }
+
     /// A block: for every two dimensions, 16 rows x 2 codes of 16 bits.
     pub fn pack_rows(codes: &[Line], lines: usize, packed: &mut [Line]) {
         for (r, row) in codes.chunks_exact(lines).enumerate() {
@@ -185,7 +192,7 @@ mod avx2 {
     }
 }
 
-mod avx512 {
+pub(crate) mod avx512 {
     use super::*;
 
     /// Sixteen numbers from place `at` on, as two registers of float64; zeros beyond the end.
@@ -333,7 +340,7 @@ mod avx512 {
     /// VPDPBUSD multiplies unsigned by signed bytes. Rows are stored with 128 added, so the product is too large by
     /// 128 times the sum of the query, which is the same for every row.
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    fn surplus(query: &[Line]) -> i32 {
+    pub(crate) fn surplus(query: &[Line]) -> i32 {
         let mut sum = _mm512_setzero_si512();
         for line in query {
             // SAFETY: a line is 64 bytes on a boundary of 64.
@@ -569,6 +576,7 @@ entries! {
     avx2_scan => avx2::scan, (codes: &[Line], query: &[Line], dots: &mut [i32]);
     avx2_tile => avx2::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
     avx2_scan_pq => x86_pq::avx2::scan_pq, (c: &[Line], t: &Table, b: &[f32], s: f32, r: f32, o: &mut Vec<(f32, u32)>);
+    avx2_dot_rows => avx2::dot_rows, (codes: &[Line], rows: &[u32], query: &[Line], dots: &mut [i32]);
     avx2_dot_planes => x86_graph::avx2::dot_planes, (c: &[Line], lines: usize, rows: [u32; 8], q: &[Line]) -> [i32; 8];
     avx2_raise => x86_groups::raise, (sums: &mut [u8], levels: &[u8], table: &[u8; 16], spread: u32);
     avx2_reaching => x86_groups::reaching, (sums: &[u8], enough: u8, found: &mut Vec<u32>);
@@ -590,6 +598,7 @@ entries! {
     avx512_pack_rows => avx512::pack_rows, (codes: &[Line], lines: usize, packed: &mut [Line]);
     avx512_tile => avx512::tile, (r: &[Line], q: &[Line], lines: usize, count: usize, dots: &mut [i32], stride: usize);
     avx512_scan_pq => x86_pq::avx512::scan_pq, (c: &[Line], t: &Table, b: &[f32], s: f32, r: f32, o: &mut Vec<(f32, u32)>);
+    avx512_dot_rows => x86_graph::avx512::dot_rows, (codes: &[Line], rows: &[u32], query: &[Line], dots: &mut [i32]);
     avx512_dot_planes => x86_graph::avx512::dot_planes, (c: &[Line], lines: usize, rows: [u32; 8], q: &[Line]) -> [i32; 8];
     avx512_walk => x86_graph::avx512::walk, (walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach);
     avx512_sweep => x86_graph::avx512::sweep, (w: &mut Walker, g: &Graph, q: &GuideQuery, nodes: &[u32], width: usize);
@@ -614,6 +623,7 @@ static AVX2: Kernels = Kernels {
     tile: avx2_tile,
     select: avx2_select,
     scan_pq: avx2_scan_pq,
+    dot_rows: avx2_dot_rows,
     dot_planes: avx2_dot_planes,
     walk: avx2_walk,
     sweep: avx2_sweep,
@@ -641,6 +651,7 @@ static AVX512: Kernels = Kernels {
     tile: avx512_tile,
     select: avx512_select,
     scan_pq: avx512_scan_pq,
+    dot_rows: avx512_dot_rows,
     dot_planes: avx512_dot_planes,
     walk: avx512_walk,
     sweep: avx512_sweep,

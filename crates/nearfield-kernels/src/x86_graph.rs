@@ -103,6 +103,7 @@ pub mod avx2 {
 
 pub mod avx512 {
     use super::*;
+    use crate::x86::avx512::surplus;
 
     /// The sums of eight registers.
     #[target_feature(enable = "avx512f")]
@@ -188,6 +189,29 @@ pub mod avx512 {
         // SAFETY: `dots` is eight numbers long.
         unsafe { _mm256_storeu_si256(dots.as_mut_ptr().cast(), sums) };
         dots
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    pub fn dot_rows(codes: &[Line], rows: &[u32], query: &[Line], dots: &mut [i32]) {
+        let (lines, surplus) = (query.len(), _mm256_set1_epi32(surplus(query)));
+        assert!(rows.len() == dots.len() && rows.iter().all(|row| (*row as usize + 1) * lines <= codes.len()));
+        for (rows, dots) in rows.chunks(8).zip(dots.chunks_mut(8)) {
+            let starts: [usize; 8] = std::array::from_fn(|i| rows[i.min(rows.len() - 1)] as usize * lines);
+            let mut totals = [_mm512_setzero_si512(); 8];
+            for (i, line) in query.iter().enumerate() {
+                // SAFETY: lines are 64 bytes on a boundary of 64; line i of each row is inside `codes`, as asserted above.
+                unsafe {
+                    let query = _mm512_load_si512(line.0.as_ptr().cast());
+                    for r in 0..8 {
+                        let row = _mm512_load_si512(codes.as_ptr().add(starts[r] + i).cast());
+                        totals[r] = _mm512_dpbusd_epi32(totals[r], row, query);
+                    }
+                }
+            }
+            let sums = _mm256_sub_epi32(sums(totals), surplus);
+            // SAFETY: only as many places are written as there are dots.
+            unsafe { _mm256_mask_storeu_epi32(dots.as_mut_ptr(), 0xFF >> (8 - dots.len()), sums) };
+        }
     }
 
     struct Avx512<const P: usize>;

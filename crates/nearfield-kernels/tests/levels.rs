@@ -113,6 +113,10 @@ fn code_products_equal_the_reference_on_every_level() {
                     assert_eq!(*dot, expected(row, &query), "{:?}", kernels.level);
                     assert_eq!((kernels.dot_codes)(row, &query), *dot);
                 }
+                let list: Vec<u32> = (0..2 * count).map(|i| (7 * i % count) as u32).collect();
+                let mut listed = vec![0; list.len()];
+                (kernels.dot_rows)(&rows, &list, &query, &mut listed);
+                assert!(list.iter().zip(listed).all(|(row, dot)| dot == dots[*row as usize]), "{:?}", kernels.level);
             });
         }
     }
