@@ -81,6 +81,7 @@ UNSAFE = {  # the only Rust files that may say `unsafe`, and why
     "nearfield-kernels/src/pages.rs": "asks for large pages",
     "nearfield-index/src/writeback.rs": "has the disk begin with a part of a file",
     "nearfield-index/src/mapped.rs": "maps files, whose bytes are numbers",
+    "nearfield-index/src/pool.rs": "lends work to threads that its owner waits for",
     "nearfield-kernels/src/x86": "SIMD instructions, one file per instruction set",
     "nearfield-kernels/src/dispatch.rs": "calls what x86.rs may only do after the CPU was looked at",
 }

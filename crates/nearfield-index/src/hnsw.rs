@@ -10,9 +10,9 @@
 //! against the exact answer. Rows added later are scanned exactly beside the walk until they are linked: see
 //! [`crate::hnsw_change`].
 
+use std::ops::AddAssign;
 use std::path::Path;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use nearfield_kernels::guide::{Guide, GuideCodes, GuideScratch, Planes};
@@ -20,16 +20,16 @@ use nearfield_kernels::quantize::{self, QueryCode};
 use nearfield_kernels::{Kernels, Line, Metric, kernels, prefetch};
 
 use crate::allow::Allowed;
+use crate::batch::{Benches, each_query};
 use crate::filtered::Swept;
 use crate::flat::{Answers, Batch, Flat, Request};
 use crate::hnsw_build::{DEGREE, Points};
 use crate::hnsw_change::Change;
 use crate::hnsw_widths::Widths;
-use crate::pool::each_job;
 use crate::refine::{self, Full};
 use crate::scan::{self, Candidate};
 use crate::walk::{Level, Lie, NONE, Reach, Sieve, Walker, adaptive};
-use crate::{Error, Result, plan};
+use crate::{Result, plan};
 
 /// Fewer rows than this are answered exactly: a graph would not be faster.
 pub(crate) const FEWEST: usize = 1024;
@@ -77,7 +77,7 @@ pub struct Hnsw {
     pub(crate) graph: Option<Graph>,
     /// Rows from which on there is a graph.
     pub(crate) fewest: usize,
-    benches: Mutex<Vec<Bench>>,
+    benches: Benches<Bench>,
 }
 
 /// Scratch space of one search.
@@ -156,13 +156,13 @@ impl Hnsw {
     }
 
     pub(crate) fn of(flat: Flat) -> Self {
-        Self { flat, graph: None, fewest: FEWEST, benches: Mutex::new(Vec::new()) }
+        Self { flat, graph: None, fewest: FEWEST, benches: Benches::default() }
     }
 
     /// As it is now: a copy that shares what is large.
     pub(crate) fn frozen(&self) -> Self {
         let (flat, graph) = (self.flat.clone(), self.graph.clone());
-        Self { flat, graph, fewest: self.fewest, benches: Mutex::new(Vec::new()) }
+        Self { flat, graph, fewest: self.fewest, benches: Benches::default() }
     }
 
     /// The vectors, and exact answers from them.
@@ -457,59 +457,12 @@ impl Hnsw {
     /// Answers to all queries, and the places of those that found too little.
     pub(crate) fn walks(&self, graph: &Graph, request: &Request, plan: &Plan) -> Result<(Answers, Vec<usize>)> {
         let (flat, kernels) = (&self.flat, kernels());
-        let count = request.queries.len() / flat.dimension;
-        let threads = request.threads.min(count.div_ceil(QUERIES_PER_JOB)).max(1);
-        let mut answers = Answers {
-            ids: vec![-1; count * request.k],
-            scores: vec![f32::NEG_INFINITY; count * request.k],
-            threads,
-            effort: plan.reach.width,
-            plan: if plan.swept.is_some() { "sweep" } else { "walk" },
-            ..Answers::default()
-        };
-        let total = Mutex::new((Work::default(), Vec::new()));
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        let caller = std::thread::current().id();
-        let jobs = request.queries.chunks(flat.dimension * QUERIES_PER_JOB);
-        let jobs = jobs.zip(answers.ids.chunks_mut(request.k * QUERIES_PER_JOB));
-        let jobs = jobs.zip(answers.scores.chunks_mut(request.k * QUERIES_PER_JOB)).enumerate();
-        each_job(
-            threads,
-            jobs,
-            || 0usize,
-            |own: &mut usize, (job, ((queries, ids), scores))| {
-                *own += 1;
-                if own.is_multiple_of(64) && std::thread::current().id() == caller {
-                    stop.fetch_or((request.interrupt)(), Ordering::Relaxed);
-                }
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                let mut bench = self.benches.lock().ok().and_then(|mut benches| benches.pop()).unwrap_or_default();
-                let (mut sum, mut starved) = (Work::default(), Vec::new());
-                let answers = ids.chunks_mut(request.k).zip(scores.chunks_mut(request.k));
-                for (i, (query, (ids, scores))) in queries.chunks(flat.dimension).zip(answers).enumerate() {
-                    let (best, work) = self.walk(kernels, graph, query, plan, &mut bench);
-                    for (ranked, (id, score)) in best.iter().zip(ids.iter_mut().zip(scores)) {
-                        (*id, *score) = (flat.ids.of(ranked.row), flat.metric.score(ranked.rank));
-                    }
-                    if work.starved {
-                        starved.push(job * QUERIES_PER_JOB + i);
-                    }
-                    sum.add(&work);
-                }
-                if let Ok(mut benches) = self.benches.lock() {
-                    benches.push(bench);
-                }
-                let mut total = total.lock().expect("nobody panics with it");
-                total.0.add(&sum);
-                total.1.extend(starved);
-            },
-        );
-        if stop.into_inner() {
-            return Err(Error::Interrupted);
-        }
-        let (work, mut starved) = total.into_inner().expect("nobody panics with it");
+        let plan_name = if plan.swept.is_some() { "sweep" } else { "walk" };
+        let mut answers = Answers { effort: plan.reach.width, plan: plan_name, ..Answers::default() };
+        let (work, starved) = each_query(flat, request, &mut answers, &self.benches, |query, bench| {
+            let (best, work) = self.walk(kernels, graph, query, plan, bench);
+            (best, work, work.starved)
+        })?;
         let long = quantize::lines(flat.dimension) * 64;
         let [_, fine, rest] = graph.guide.array_lines();
         answers.rows_scanned = work.scored + work.scanned;
@@ -521,13 +474,9 @@ impl Hnsw {
             + work.scanned * long
             + work.looked * (fine + rest) * 64
             + work.read * flat.dimension * 4;
-        starved.sort_unstable();
         Ok((answers, starved))
     }
 }
-
-/// Queries that one thread takes at a time.
-const QUERIES_PER_JOB: usize = 8;
 
 /// Puts rows in a random order, the same at every build.
 pub(crate) fn shuffle(rows: &mut [u32]) {
@@ -572,8 +521,8 @@ impl Clock {
     }
 }
 
-impl Work {
-    fn add(&mut self, other: &Work) {
+impl AddAssign for Work {
+    fn add_assign(&mut self, other: Self) {
         self.scored += other.scored;
         self.hops += other.hops;
         self.scanned += other.scanned;

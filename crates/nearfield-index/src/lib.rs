@@ -16,6 +16,7 @@
 mod allow;
 mod analysis;
 mod auto;
+mod batch;
 pub mod codec;
 pub mod columns;
 mod columns_file;

@@ -7,9 +7,9 @@
 //! built again.
 
 use std::fmt::Debug;
+use std::ops::AddAssign;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nearfield_kernels::kmeans::CentreQuery;
 use nearfield_kernels::pq::Table;
@@ -17,6 +17,7 @@ use nearfield_kernels::quantize::{self, QueryCode};
 use nearfield_kernels::{BLOCK, Dots, Factors, Kernels, Line, Metric, kernels};
 
 use crate::allow::Allowed;
+use crate::batch::{Benches, each_query};
 use crate::codec::{Reader, Writer};
 use crate::flat::{Answers, Batch, Flat, Request};
 use crate::partition::Near;
@@ -24,7 +25,7 @@ use crate::pool::each_job;
 use crate::refine::{self, Full, Ranked};
 use crate::scan::{Bar, Candidate, Found};
 use crate::walk::NONE;
-use crate::{Error, Result, plan};
+use crate::{Result, plan};
 
 /// Fewer rows than this are answered exactly: nothing would be faster.
 const FEWEST: usize = 1024;
@@ -46,9 +47,6 @@ const CAUTION: f64 = 0.5;
 
 /// How many times as many rows are to be seen where few of those allowed are near the query.
 const AWAY: usize = 4;
-
-/// Queries that one thread takes at a time.
-const QUERIES_PER_JOB: usize = 4;
 
 /// Rows asked for ahead of the one that is judged.
 const AHEAD: usize = 8;
@@ -205,7 +203,7 @@ struct Made<S> {
 pub struct Probed<S> {
     flat: Flat,
     made: Option<Made<S>>,
-    benches: Mutex<Vec<Bench>>,
+    benches: Benches<Bench>,
 }
 
 /// Counts of the work for some queries.
@@ -216,6 +214,14 @@ struct Work {
     read: usize,
 }
 
+impl AddAssign for Work {
+    fn add_assign(&mut self, other: Self) {
+        self.scored += other.scored;
+        self.looked += other.looked;
+        self.read += other.read;
+    }
+}
+
 #[allow(private_bounds)]
 impl<S: Structure> Probed<S> {
     /// An empty index.
@@ -224,7 +230,7 @@ impl<S: Structure> Probed<S> {
     }
 
     fn of(flat: Flat) -> Self {
-        Self { flat, made: None, benches: Mutex::new(Vec::new()) }
+        Self { flat, made: None, benches: Benches::default() }
     }
 
     /// The vectors, and exact answers from them.
@@ -416,71 +422,20 @@ impl<S: Structure> Probed<S> {
         (point, least): (Point, usize),
     ) -> Result<Answers> {
         let flat = &self.flat;
-        let count = request.queries.len() / flat.dimension;
-        let threads = request.threads.min(count.div_ceil(QUERIES_PER_JOB)).max(1);
-        let mut answers = Answers {
-            ids: vec![-1; count * request.k],
-            scores: vec![f32::NEG_INFINITY; count * request.k],
-            threads,
-            effort: point.effort,
-            expected: point.recall,
-            plan: "probe",
-            ..Answers::default()
-        };
+        let (effort, expected) = (point.effort, point.recall);
+        let mut answers = Answers { effort, expected, plan: "probe", ..Answers::default() };
         // A look at a bit is far cheaper than judging a row, but they add up where few of the rows are allowed.
         let quota = allowed.map(|allowed| (allowed, least, 8 * allowed.count()));
         let k = request.k.min(allowed.map_or(flat.len(), Allowed::count));
-        let (total, stop) = (Mutex::new((Work::default(), Vec::new())), AtomicBool::new(false));
-        let caller = std::thread::current().id();
-        let jobs = request.queries.chunks(flat.dimension * QUERIES_PER_JOB);
-        let jobs = jobs.zip(answers.ids.chunks_mut(request.k * QUERIES_PER_JOB));
-        let jobs = jobs.zip(answers.scores.chunks_mut(request.k * QUERIES_PER_JOB)).enumerate();
-        each_job(
-            threads,
-            jobs,
-            || 0usize,
-            |own: &mut usize, (job, ((queries, ids), scores))| {
-                *own += 1;
-                if own.is_multiple_of(64) && std::thread::current().id() == caller {
-                    stop.fetch_or((request.interrupt)(), Ordering::Relaxed);
-                }
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                let mut bench = self.benches.lock().ok().and_then(|mut benches| benches.pop()).unwrap_or_default();
-                let (mut sum, mut starved) = (Work::default(), Vec::new());
-                let answers = ids.chunks_mut(request.k).zip(scores.chunks_mut(request.k));
-                for (i, (query, (ids, scores))) in queries.chunks(flat.dimension).zip(answers).enumerate() {
-                    let (best, work, gave_up) = self.one(made, query, (k, point.effort), quota, &mut bench);
-                    for (ranked, (id, score)) in best.iter().zip(ids.iter_mut().zip(scores)) {
-                        (*id, *score) = (flat.ids.of(ranked.row), flat.metric.score(ranked.rank));
-                    }
-                    if gave_up || best.len() < k {
-                        starved.push(job * QUERIES_PER_JOB + i);
-                    }
-                    sum.scored += work.scored;
-                    sum.looked += work.looked;
-                    sum.read += work.read;
-                }
-                if let Ok(mut benches) = self.benches.lock() {
-                    benches.push(bench);
-                }
-                let mut total = total.lock().expect("nobody panics with it");
-                total.0.scored += sum.scored;
-                total.0.looked += sum.looked;
-                total.0.read += sum.read;
-                total.1.extend(starved);
-            },
-        );
-        if stop.into_inner() {
-            return Err(Error::Interrupted);
-        }
-        let (work, mut starved) = total.into_inner().expect("nobody panics with it");
+        let (work, starved) = each_query(flat, request, &mut answers, &self.benches, |query, bench| {
+            let (best, work, gave_up) = self.one(made, query, (k, effort), quota, bench);
+            let starved = gave_up || best.len() < k;
+            (best, work, starved)
+        })?;
         let long = quantize::lines(flat.dimension) * 64;
         answers.rows_scanned = work.scored;
         answers.rows_reread = work.read;
         answers.bytes_read = (work.scored + work.looked) * long + work.read * flat.dimension * 4;
-        starved.sort_unstable();
         flat.rescue(request, &starved, &mut answers, |request| flat.search_allowed(allowed, request))?;
         Ok(answers)
     }
