@@ -14,7 +14,7 @@ use nearfield_kernels::guide::{Guide, GuideCodes, GuideQuery, Source, ordered};
 use nearfield_kernels::{BLOCK, Factors, Kernels, Line, Metric, prefetch};
 
 use crate::pool::each_job;
-use crate::walk::{Level, Links, NONE, Reach, Walker, above};
+use crate::walk::{self, Level, Links, NONE, Reach, Walker, above};
 
 /// Neighbours a node has at the most.
 pub(crate) const DEGREE: usize = 32;
@@ -27,7 +27,10 @@ const KEPT: usize = 18;
 const WIDTH: usize = 80;
 
 /// Points of a batch that one thread takes at a time.
-const PER_JOB: usize = 16;
+const PER_JOB: usize = 8;
+
+/// Parts of a graph that are offered new neighbours one by one.
+const PARTS: usize = 256;
 
 /// Points to link, in the order of their nodes: what distances between them are made of.
 pub(crate) struct Points<'a> {
@@ -306,14 +309,14 @@ impl<'a> Points<'a> {
     }
 
     fn batch(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, nodes: &[u32], linked: usize, again: bool) {
-        let degree = DEGREE;
-        let mut lists = vec![Vec::new(); nodes.len()];
+        let mut lists = Level::new(nodes.len(), DEGREE);
+        let width = level.width;
         {
             let level = &*level;
             let view = level.view((&codes.coarse, guide.lines), linked);
-            let jobs = lists.chunks_mut(PER_JOB).zip(nodes.chunks(PER_JOB));
+            let jobs = lists.links.chunks_mut(PER_JOB * width).zip(nodes.chunks(PER_JOB));
             each_job(self.threads, jobs, Bench::default, |bench, (lists, nodes)| {
-                for (list, &node) in lists.iter_mut().zip(nodes) {
+                for (list, &node) in lists.chunks_mut(width).zip(nodes) {
                     guide.row_as_query(codes, node as usize, &mut bench.query);
                     (self.kernels.walk)(&mut bench.walker, &view, &bench.query, Reach::wide(WIDTH));
                     bench.listed.clear();
@@ -326,43 +329,41 @@ impl<'a> Points<'a> {
                     if again {
                         bench.listed.extend(level.of(node));
                     }
-                    self.choose(node, degree, bench);
-                    list.clone_from(&bench.chosen);
+                    self.choose(node, DEGREE, bench);
+                    walk::set(list, &bench.chosen);
                 }
             });
         }
-        let mut offers: Vec<(u32, u32)> = Vec::with_capacity(nodes.len() * degree / 2);
-        for (&node, list) in nodes.iter().zip(&lists) {
-            level.set(node, list);
-            offers.extend(list.iter().map(|neighbour| (*neighbour, node)));
+        let last = lists.links.iter().flat_map(|links| links.0).filter(|node| *node != NONE).max().unwrap_or(0);
+        // Each job takes the lists of some nodes that stand side by side, and what is offered to these.
+        let each = (last as usize + 1).div_ceil(PARTS).max(PER_JOB);
+        let mut offers = vec![Vec::new(); PARTS];
+        for (i, &node) in nodes.iter().enumerate() {
+            level.list_mut(node).copy_from_slice(lists.list_mut(i as u32));
+            lists.of(i as u32).for_each(|target| offers[target as usize / each].push((target, node)));
         }
-        offers.sort_unstable();
-        let targets: Vec<&[(u32, u32)]> = offers.chunk_by(|a, b| a.0 == b.0).collect();
-        let mut merged = vec![Vec::new(); targets.len()];
-        let jobs = merged.chunks_mut(PER_JOB * 4).zip(targets.chunks(PER_JOB * 4));
-        let links = &*level;
-        each_job(self.threads, jobs, Bench::default, |bench, (merged, targets)| {
-            for (list, offers) in merged.iter_mut().zip(targets) {
+        let jobs = level.links.chunks_mut(each * width).zip(offers).enumerate();
+        each_job(self.threads, jobs, Bench::default, |bench, (part, (links, mut offers))| {
+            offers.sort_unstable();
+            for offers in offers.chunk_by(|a, b| a.0 == b.0) {
                 let target = offers[0].0;
+                let list = &mut links[(target as usize - part * each) * width..][..width];
                 bench.listed.clear();
-                bench.listed.extend(links.of(target));
+                bench.listed.extend(walk::listed(list));
                 let had = bench.listed.len();
-                for &(_, offered) in *offers {
+                for &(_, offered) in offers {
                     if !bench.listed[..had].contains(&offered) {
                         bench.listed.push(offered);
                     }
                 }
-                if bench.listed.len() > degree {
-                    self.choose(target, degree, bench);
-                    list.clone_from(&bench.chosen);
+                if bench.listed.len() > DEGREE {
+                    self.choose(target, DEGREE, bench);
+                    walk::set(list, &bench.chosen);
                 } else {
-                    list.clone_from(&bench.listed);
+                    walk::set(list, &bench.listed);
                 }
             }
         });
-        for (offers, list) in targets.iter().zip(&merged) {
-            level.set(offers[0].0, list);
-        }
     }
 
     /// Takes nodes that are gone out of the lists of all others. Those who keep few neighbours choose others among the

@@ -51,16 +51,31 @@ impl Level {
     #[inline(always)]
     pub fn of(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
         let start = node as usize * self.width;
-        let all = self.links[start..start + self.width].iter().flat_map(|links| links.0);
-        all.take_while(|neighbour| *neighbour != NONE)
+        listed(&self.links[start..start + self.width])
+    }
+
+    /// Where the neighbours of a node stand.
+    pub fn list_mut(&mut self, node: u32) -> &mut [Links] {
+        let start = node as usize * self.width;
+        &mut self.links[start..start + self.width]
     }
 
     /// Replaces the neighbours of a node.
     pub fn set(&mut self, node: u32, neighbours: &[u32]) {
-        let start = node as usize * self.width;
-        for (links, part) in self.links[start..start + self.width].iter_mut().zip((0..).step_by(Links::WIDTH)) {
-            links.0 = std::array::from_fn(|i| neighbours.get(part + i).copied().unwrap_or(NONE));
-        }
+        set(self.list_mut(node), neighbours);
+    }
+}
+
+/// The neighbours that stand here.
+#[inline(always)]
+pub(crate) fn listed(list: &[Links]) -> impl Iterator<Item = u32> + '_ {
+    list.iter().flat_map(|links| links.0).take_while(|neighbour| *neighbour != NONE)
+}
+
+/// Replaces the neighbours that stand here.
+pub(crate) fn set(list: &mut [Links], neighbours: &[u32]) {
+    for (links, part) in list.iter_mut().zip((0..).step_by(Links::WIDTH)) {
+        links.0 = std::array::from_fn(|i| neighbours.get(part + i).copied().unwrap_or(NONE));
     }
 }
 
