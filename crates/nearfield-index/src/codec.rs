@@ -4,7 +4,7 @@
 //! holds begins at a multiple of 64 bytes, so that it can be mapped.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use nearfield_kernels::pages;
@@ -166,7 +166,14 @@ fn corrupt(path: &Path, why: &str) -> Error {
     Error::Corrupt(format!("{} cannot be used: {why}; build the index again from its source", path.display()))
 }
 
-/// Reads an index file, section after section, in the order they were written.
+/// A section of a file: where it begins, and how many bytes are left there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    at: u64,
+    left: u64,
+}
+
+/// Reads an index file, section after section, in the order they were written, or some later.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
@@ -291,6 +298,26 @@ impl Reader {
         Ok(values)
     }
 
+    /// Goes past the next sections without reading them; returns where the first of them is.
+    pub(crate) fn pass(&mut self, sections: usize) -> Result<Place> {
+        let place = Place { at: self.at, left: self.left };
+        for _ in 0..sections {
+            let (_, length) = self.any_head()?;
+            let whole = length.checked_add(8).filter(|whole| *whole <= self.left); // with its checksum
+            let whole = whole.ok_or_else(|| self.corrupt("it ends too early"))?;
+            self.go_to(Place { at: self.at + whole, left: self.left - whole })?;
+        }
+        Ok(place)
+    }
+
+    /// Goes on reading there; returns where it was.
+    pub(crate) fn go_to(&mut self, place: Place) -> Result<Place> {
+        let before = Place { at: self.at, left: self.left };
+        self.file.seek(SeekFrom::Start(place.at))?;
+        (self.at, self.left) = (place.at, place.left);
+        Ok(before)
+    }
+
     /// Reads over the next section, whatever it holds, and checks it.
     fn pass_section(&mut self) -> Result<()> {
         let (head, mut length) = self.any_head()?;
@@ -321,4 +348,46 @@ pub fn check(path: &Path) -> Result<()> {
         reader.pass_section()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_read_out_of_order_are_checked_as_any_other() {
+        let path = std::env::temp_dir().join(format!("nearfield-order-{}.nfi", std::process::id()));
+        let header = Header { kind: 1, metric: 0, dimension: 1, rows: 0, next_id: 0 };
+        let mut file = Writer::create(&path, header).unwrap();
+        for (tag, numbers) in [(b"first   ", 0..5u32), (b"second  ", 5..70_000), (b"third   ", 7..8)] {
+            file.section(tag, numbers.len(), numbers, u32::to_le_bytes).unwrap();
+        }
+        file.finish().unwrap();
+        let read = || -> Result<Vec<u32>> {
+            let (mut file, _) = Reader::open(&path)?;
+            let place = file.pass(2)?;
+            let mut all = file.section(b"third   ", 1, u32::from_le_bytes)?;
+            let end = file.go_to(place)?;
+            all.extend(file.section(b"first   ", 5, u32::from_le_bytes)?);
+            all.extend(file.section(b"second  ", 69_995, u32::from_le_bytes)?);
+            file.go_to(end)?;
+            file.finish()?;
+            Ok(all)
+        };
+        assert!(read().unwrap().into_iter().eq((7..8).chain(0..70_000)));
+        let whole = fs::read(&path).unwrap();
+        // Lengths, the bytes between, what is at the end: changed, or not there.
+        let first = HEAD + 8 + 8;
+        for at in [first, first + 7, 200, whole.len() / 2, whole.len() - 100, whole.len() - 1] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x55;
+            fs::write(&path, &damaged).unwrap();
+            assert!(matches!(read(), Err(Error::Corrupt(_))), "byte {at}");
+            fs::write(&path, &whole[..at]).unwrap();
+            assert!(matches!(read(), Err(Error::Corrupt(_))), "cut at {at}");
+        }
+        fs::write(&path, [&whole[..], &[0; 3]].concat()).unwrap();
+        assert!(matches!(read(), Err(Error::Corrupt(_))));
+        fs::remove_file(path).unwrap();
+    }
 }

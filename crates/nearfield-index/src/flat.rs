@@ -15,7 +15,7 @@ use nearfield_kernels::quantize::{self, Frame, QueryCode};
 use nearfield_kernels::{BLOCK, Factors, Line, Metric, kernels, pages};
 
 use crate::allow::{Allow, Allowed};
-use crate::codec::{Header, Reader, Writer};
+use crate::codec::{Header, Place, Reader, Writer};
 use crate::ids::Ids;
 use crate::mapped::Mapped;
 use crate::pool::each_job;
@@ -574,6 +574,13 @@ impl Flat {
 
     /// Reads the sections that `write` wrote, of a file of this kind.
     pub(crate) fn read(file: &mut Reader, header: Header, kind: u32, threads: usize) -> Result<Self> {
+        let mut index = Self::begin(file, header, kind, threads)?;
+        index.read_codes(file)?;
+        Ok(index)
+    }
+
+    /// As `read`, but stops before the 8-bit codes, which [`Flat::read_codes`] reads, or [`Flat::pass_codes`] leaves for later.
+    pub(crate) fn begin(file: &mut Reader, header: Header, kind: u32, threads: usize) -> Result<Self> {
         let metric = Metric::ALL.get(header.metric as usize).filter(|_| header.kind == kind);
         let metric = *metric.ok_or_else(|| file.corrupt("it holds a kind of index that this version does not know"))?;
         let mut index = Self::new(header.dimension as usize, metric)?;
@@ -588,16 +595,28 @@ impl Flat {
             index.take_in(rows, threads);
             return Ok(index);
         }
-        let (lines, blocks) = (quantize::lines(index.dimension), rows.div_ceil(2 * BLOCK) * 2);
         let norms = if metric == Metric::Cosine { rows } else { 0 };
         index.norms = file.section(b"norms   ", norms, f64::from_le_bytes)?;
         let centre = file.section(b"mean    ", index.dimension, f32::from_le_bytes)?;
         let scale = file.section(b"scale   ", 2, f64::from_le_bytes)?;
         index.frame = Frame::from_parts(metric, centre, scale[0]);
         index.framed = scale[1] as usize;
-        index.codes = Arc::new(file.section(b"codes   ", rows.saturating_mul(lines), Line)?);
-        index.factors = file.section(b"factors ", blocks, factors_of)?;
         Ok(index)
+    }
+
+    /// Reads the sections of the 8-bit codes; files of version 1 have none.
+    pub(crate) fn read_codes(&mut self, file: &mut Reader) -> Result<()> {
+        if file.version() >= 2 {
+            let (rows, lines) = (self.ids.rows(), quantize::lines(self.dimension));
+            self.codes = Arc::new(file.section(b"codes   ", rows.saturating_mul(lines), Line)?);
+            self.factors = file.section(b"factors ", rows.div_ceil(2 * BLOCK) * 2, factors_of)?;
+        }
+        Ok(())
+    }
+
+    /// Goes past them, and returns where they are.
+    pub(crate) fn pass_codes(file: &mut Reader) -> Result<Place> {
+        file.pass(if file.version() < 2 { 0 } else { 2 })
     }
 }
 

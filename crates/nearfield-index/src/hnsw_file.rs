@@ -114,15 +114,20 @@ impl Hnsw {
         Self::load_kind(path, KIND, threads)
     }
 
-    /// Reads a file that `save_kind` wrote.
+    /// Reads a file that `save_kind` wrote. What is read first gets large pages where there are few of them: codes that walks look
+    /// at all the time and links come before what they look at now and then, and before 8-bit codes, which only scans read.
     pub(crate) fn load_kind(path: &Path, kind: u32, threads: usize) -> Result<Self> {
         let (mut file, header) = Reader::open(path)?;
-        let mut index = Self::of(Flat::read(&mut file, header, kind, threads)?);
+        let mut index = Self::of(Flat::begin(&mut file, header, kind, threads)?);
+        let codes = Flat::pass_codes(&mut file)?;
         let shape = file.section(b"shape   ", SHAPE, u64::from_le_bytes)?;
         let shape: Vec<usize> = shape.into_iter().map(|size| usize::try_from(size).unwrap_or(usize::MAX)).collect();
         if shape[0] > 0 {
             index.graph = Some(read_graph(&mut file, &index.flat, &shape)?);
         }
+        let end = file.go_to(codes)?;
+        index.flat.read_codes(&mut file)?;
+        file.go_to(end)?;
         file.finish()?;
         Ok(index)
     }
@@ -172,12 +177,12 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
     let of_nodes = file.section(b"nodes   ", nodes, u32::from_le_bytes)?;
     let outside = file.section(b"outside ", outside, u32::from_le_bytes)?;
     let mut codes = GuideCodes::default();
-    let arrays = codes.arrays_mut().into_iter().zip(guide.array_lines());
-    for (name, (codes, lines)) in [b"guide   ", b"fine    ", b"rest    "].into_iter().zip(arrays) {
-        if lines > 0 {
-            *codes = file.section(name, nodes.saturating_mul(lines), Line)?;
-        }
+    let [coarse, fine, left] = guide.array_lines();
+    codes.coarse = file.section(b"guide   ", nodes.saturating_mul(coarse), Line)?;
+    if fine > 0 {
+        codes.fine = file.section(b"fine    ", nodes.saturating_mul(fine), Line)?;
     }
+    let rest = file.pass(usize::from(left > 0))?;
     let known = |row: &u32| *row == NONE || (*row as usize) < rows;
     if !of_nodes.iter().chain(&outside).all(known) || outside.contains(&NONE) {
         return Err(wrong(file));
@@ -199,6 +204,11 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
             1 if size <= above(nodes) => level.upper = links,
             _ => {} // earlier versions had more of them, and of fewer nodes
         }
+    }
+    if left > 0 {
+        let here = file.go_to(rest)?;
+        codes.rest = file.section(b"rest    ", nodes.saturating_mul(left), Line)?;
+        file.go_to(here)?;
     }
     let dead = of_nodes.iter().filter(|row| **row == NONE).count();
     let mut change = Change::since(nodes, &guide, &codes);
