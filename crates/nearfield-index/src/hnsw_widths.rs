@@ -54,21 +54,18 @@ impl Hnsw {
             let most = telling(asked.len(), k);
             let queries =
                 |width: usize| &queries[..self.flat.dimension * most.min((most * 512 / width).max(FEWEST_ASKED))];
-            let mut reached = 0;
-            let (mut width, mut before) = (k.max(8), (0.0, 0.0));
-            let widest = widest(nodes, k);
+            let (mut reached, mut curve) = (0, Vec::<(f64, f64)>::new());
+            let (mut width, widest) = (k.max(8), widest(nodes, k));
             while reached < TARGETS.len() {
                 let recall = self.reached(graph, queries(width), &truth, (k.min(nodes), width), threads);
-                while reached < TARGETS.len() && (recall >= TARGETS[reached] || width >= widest) {
-                    // Recall rises ever more slowly, so between two widths it is above the line from one to the other.
-                    let share = (TARGETS[reached] - before.1) / (recall - before.1);
-                    let between = before.0 + share.max(0.0) * (width as f64 - before.0);
-                    let sufficient = if before.0 == 0.0 { width } else { (between.ceil() as usize).min(width) };
-                    widths[reached] = if recall >= TARGETS[reached] { sufficient } else { nodes } as u32;
+                curve.push((width as f64, curve.last().map_or(recall, |last| recall.max(last.1))));
+                let is_over = |target: f64| curve[curve.len() - 1].1 >= target;
+                while reached < TARGETS.len() && (is_over(TARGETS[reached]) || width >= widest) {
+                    let sufficient = moved(&curve, TARGETS[reached]).max(curve[0].0).ceil() as usize;
+                    widths[reached] = if is_over(TARGETS[reached]) { sufficient } else { nodes } as u32;
                     reached += 1;
                 }
-                before = (width as f64, recall);
-                width = (width + width.div_ceil(4)).min(nodes);
+                width = (width + width.div_ceil(2)).min(nodes);
             }
         }
         graph.widths = widths;
@@ -186,8 +183,8 @@ impl Hnsw {
     }
 }
 
-/// The width at which a curve of (width, recall) reaches a target. Misses fall about as a power of the width from point
-/// to point, and as its inverse where the curve ends.
+/// The width at which a curve of (width, recall) reaches a target. From point to point misses fall at least as fast as by an
+/// equal share for every step, and as the inverse of the width where the curve ends.
 fn moved(curve: &[(f64, f64)], target: f64) -> f64 {
     let misses = |recall: f64| (1.0 - recall).max(1e-4);
     let Some(above) = curve.iter().position(|point| point.1 >= target) else {
@@ -200,5 +197,5 @@ fn moved(curve: &[(f64, f64)], target: f64) -> f64 {
     }
     let (from, low) = curve[above - 1];
     let share = (misses(low).ln() - misses(target).ln()) / (misses(low).ln() - misses(recall).ln());
-    from * (width / from).powf(share.clamp(0.0, 1.0))
+    from + share.clamp(0.0, 1.0) * (width - from)
 }

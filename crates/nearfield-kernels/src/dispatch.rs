@@ -91,6 +91,10 @@ pub struct Kernels {
     pub dot_near: fn(&[f32], &[f32]) -> f64,
     /// Squared Euclidean distance of two float32 slices of equal length, likewise, and what it may be off by.
     pub l2_near: fn(&[f32], &[f32]) -> (f64, f64),
+    /// Dot product of two float32 slices of equal length, every operation rounded: the same on every level, but not exact.
+    pub dot_plain: fn(&[f32], &[f32]) -> f32,
+    /// Adds `by * from` to a float32 slice of equal length, likewise.
+    pub add_scaled: fn(to: &mut [f32], by: f32, from: &[f32]),
     /// Writes `(x * factor - origin) * sigma`; returns its squared norm and the largest absolute value. `into` has room
     /// for a multiple of 16.
     pub place: Place,

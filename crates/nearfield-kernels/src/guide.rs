@@ -18,7 +18,7 @@
 //! bits those of b, b + 64, b + 128 and b + 192, so that a query meets them after one shift and one AND. The last four
 //! bytes of a row are its factors, two unsigned numbers of 16 bits; the query is zero where they stand.
 
-use crate::project::{Projection, rounded};
+use crate::project::{Projection, Sample, rounded};
 use crate::quantize::Frame;
 use crate::rest::{self, Rest, RestQuery};
 use crate::{GROUP, Kernels, LINE, Line, Metric, pages};
@@ -221,13 +221,13 @@ impl Guide {
     pub fn fit(kernels: &Kernels, frame: &Frame, dimension: usize, codes: &[Line], sources: &[Source]) -> Self {
         const ENOUGH: f32 = 0.2;
         const LINES: [usize; 5] = [1, 2, 3, 4, 6];
-        let mut best: Option<(Self, f32)> = None;
+        let (mut best, sample): (Option<(Self, f32)>, _) = (None, Self::sample(kernels, dimension, codes, sources));
         for lines in LINES {
             for planes in [Planes::Two, Planes::Four] {
                 if 4 * planes.directions(lines) < dimension {
                     continue; // no spectrum of embeddings falls so fast
                 }
-                let (guide, kept) = Self::train(kernels, frame, dimension, (lines, planes), codes, sources);
+                let (guide, kept) = Self::train_on(&sample, frame, dimension, (lines, planes), sources);
                 let lost = 1.0 - kept * (1.0 - planes.missed());
                 if best.as_ref().is_none_or(|(_, least)| lost < *least) {
                     best = Some((guide, lost));
@@ -250,9 +250,23 @@ impl Guide {
         codes: &[Line],
         sources: &[Source],
     ) -> (Self, f32) {
+        let sample = Self::sample(kernels, dimension, codes, sources);
+        Self::train_on(&sample, frame, dimension, (lines, planes), sources)
+    }
+
+    fn sample<'a>(kernels: &'a Kernels, dimension: usize, codes: &'a [Line], sources: &[Source]) -> Sample<'a> {
         let count = codes.len() / dimension.div_ceil(LINE);
-        let scales: Vec<f32> = sources[..count].iter().map(|source| source.scale).collect();
-        let (projection, kept) = Projection::train(kernels, codes, &scales, dimension, planes.directions(lines));
+        Sample::new(kernels, codes, sources[..count].iter().map(|source| source.scale).collect(), dimension)
+    }
+
+    fn train_on(
+        sample: &Sample,
+        frame: &Frame,
+        dimension: usize,
+        (lines, planes): (usize, Planes),
+        sources: &[Source],
+    ) -> (Self, f32) {
+        let (projection, kept) = Projection::train(sample, planes.directions(lines));
         let largest = |value: fn(&Source) -> f32| sources.iter().map(value).fold(0.0f32, f32::max);
         // f is half a step for an ordinary row; rows that one coordinate carries may need four times as much. The upper
         // halves' step is four times as wide.

@@ -25,6 +25,8 @@ pub(crate) static KERNELS: Kernels = Kernels {
     tile,
     select,
     scan_pq: crate::pq::scan,
+    dot_plain,
+    add_scaled,
     dot_rows,
     dot_planes,
     walk,
@@ -251,6 +253,26 @@ pub(crate) fn code8(x: &[f32], into: &mut [Line]) -> (f32, i32) {
         }
     }
     (largest, folded(sums, |a, b| a + b))
+}
+
+#[inline(always)]
+pub(crate) fn dot_plain(x: &[f32], y: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 16];
+    let (x_lanes, y_lanes) = (x.chunks_exact(16), y.chunks_exact(16));
+    let rest: f32 = x_lanes.remainder().iter().zip(y_lanes.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in x_lanes.zip(y_lanes) {
+        for j in 0..16 {
+            sums[j] += a[j] * b[j];
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
+#[inline(always)]
+pub(crate) fn add_scaled(to: &mut [f32], by: f32, from: &[f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += by * from;
+    }
 }
 
 pub(crate) fn dot_codes(row: &[Line], query: &[Line]) -> i32 {

@@ -6,7 +6,9 @@
 //! them (the rotation of RaBitQ, Gao and Long, 2024).
 //!
 //! Covariance and projection are sums of 8-bit products, exact on every CPU, and the rest is written in plain loops
-//! that are compiled once: every SIMD level finds the same directions.
+//! in an order that no SIMD level changes: all of them find the same directions.
+
+use std::cell::OnceCell;
 
 use crate::{BLOCK, GROUP, Kernels, LINE, Line};
 
@@ -65,26 +67,9 @@ pub(crate) fn rounded(x: f32) -> f32 {
     (x + BIG) - BIG
 }
 
-fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 16];
-    let (x_lanes, y_lanes) = (x.chunks_exact(16), y.chunks_exact(16));
-    let rest: f32 = x_lanes.remainder().iter().zip(y_lanes.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in x_lanes.zip(y_lanes) {
-        for j in 0..16 {
-            sums[j] += a[j] * b[j];
-        }
-    }
-    sums.iter().sum::<f32>() + rest
-}
-
-fn add_scaled(to: &mut [f32], by: f32, from: &[f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to += by * from;
-    }
-}
-
 /// Makes rows of `width` numbers orthonormal: Gram and Schmidt, each row twice. A row that vanishes is drawn again.
-fn orthonormalise(rows: &mut [f32], width: usize, random: &mut Random) {
+fn orthonormalise(kernels: &Kernels, rows: &mut [f32], width: usize, random: &mut Random) {
+    let (dot, add_scaled) = (kernels.dot_plain, kernels.add_scaled);
     for r in 0..rows.len() / width {
         let (before, row) = rows.split_at_mut(r * width);
         let row = &mut row[..width];
@@ -109,6 +94,28 @@ fn orthonormalise(rows: &mut [f32], width: usize, random: &mut Random) {
     }
 }
 
+/// Rows that directions are found for: row i is `scales[i]` times its codes, which stand about their mean.
+#[derive(Debug)]
+pub struct Sample<'a> {
+    kernels: &'a Kernels,
+    codes: &'a [Line],
+    scales: Vec<f32>,
+    inputs: usize,
+    covariance: OnceCell<Vec<f32>>,
+}
+
+impl<'a> Sample<'a> {
+    /// Rows of so many numbers.
+    pub fn new(kernels: &'a Kernels, codes: &'a [Line], scales: Vec<f32>, inputs: usize) -> Self {
+        Self { kernels, codes, scales, inputs, covariance: OnceCell::new() }
+    }
+
+    /// Their covariance, computed once.
+    fn covariance(&self) -> &[f32] {
+        self.covariance.get_or_init(|| covariance(self.kernels, self.codes, &self.scales, self.inputs))
+    }
+}
+
 /// Covariance of a sample of rows about the origin, each `scales[i]` times its codes; row-major, up to one factor.
 fn covariance(kernels: &Kernels, codes: &[Line], scales: &[f32], dimension: usize) -> Vec<f32> {
     let (lines, count) = (dimension.div_ceil(LINE), scales.len());
@@ -126,7 +133,7 @@ fn covariance(kernels: &Kernels, codes: &[Line], scales: &[f32], dimension: usiz
         for (x, &row) in column.iter_mut().zip(&sample) {
             *x = value(row, j);
         }
-        let spread = (dot(&column, &column) / sample.len().max(1) as f32).sqrt();
+        let spread = ((kernels.dot_plain)(&column, &column) / sample.len().max(1) as f32).sqrt();
         steps[j] = 4.0 * spread / 127.0;
         let inverse = if steps[j] > 0.0 { 1.0 / steps[j] } else { 0.0 };
         for (i, x) in column.iter().enumerate() {
@@ -155,20 +162,19 @@ fn covariance(kernels: &Kernels, codes: &[Line], scales: &[f32], dimension: usiz
 }
 
 impl Projection {
-    /// The projection onto the `outputs` directions in which the rows vary most; all of them if there are no more.
-    /// Row i is `scales[i]` times its codes, which stand about their mean. Also returns the share of the rows' squared
-    /// norms that the projection keeps.
-    pub fn train(kernels: &Kernels, codes: &[Line], scales: &[f32], inputs: usize, outputs: usize) -> (Self, f32) {
-        let outputs = outputs.min(inputs);
+    /// The projection onto the `outputs` directions in which the rows vary most; all of them if there are no more. Also
+    /// returns the share of the rows' squared norms that the projection keeps.
+    pub fn train(sample: &Sample, outputs: usize) -> (Self, f32) {
+        let (kernels, inputs, outputs) = (sample.kernels, sample.inputs, outputs.min(sample.inputs));
         let mut random = Random(0x006E_6561_7266_6965);
         let mut basis = vec![0.0f32; outputs * inputs];
         let mut kept = 1.0;
         if outputs == inputs {
             (0..inputs).for_each(|j| basis[j * inputs + j] = 1.0);
         } else {
-            let products = covariance(kernels, codes, scales, inputs);
+            let products = sample.covariance();
             basis.iter_mut().for_each(|x| *x = random.normal());
-            orthonormalise(&mut basis, inputs, &mut random);
+            orthonormalise(kernels, &mut basis, inputs, &mut random);
             let mut turned = vec![0.0f32; basis.len()];
             let all: f32 = products.iter().step_by(inputs + 1).sum();
             for _ in 0..ROUNDS {
@@ -177,24 +183,24 @@ impl Projection {
                 for (to, from) in turned.chunks_mut(4 * inputs).zip(basis.chunks(4 * inputs)) {
                     for (i, row) in products.chunks_exact(inputs).enumerate() {
                         for (to, from) in to.chunks_exact_mut(inputs).zip(from.chunks_exact(inputs)) {
-                            add_scaled(to, from[i], row);
+                            (kernels.add_scaled)(to, from[i], row);
                         }
                     }
                 }
-                kept = if all > 0.0 { dot(&basis, &turned) / all } else { 1.0 };
+                kept = if all > 0.0 { (kernels.dot_plain)(&basis, &turned) / all } else { 1.0 };
                 std::mem::swap(&mut basis, &mut turned);
-                orthonormalise(&mut basis, inputs, &mut random);
+                orthonormalise(kernels, &mut basis, inputs, &mut random);
             }
         }
         let mut rotation: Vec<f32> = (0..outputs * outputs).map(|_| random.normal()).collect();
-        orthonormalise(&mut rotation, outputs, &mut random);
+        orthonormalise(kernels, &mut rotation, outputs, &mut random);
         let lines = inputs.div_ceil(LINE);
         let mut made = Self { inputs, outputs, codes: vec![Line::ZERO; outputs * lines], scales: vec![0.0; outputs] };
         let mut direction = vec![0.0f32; inputs];
         for r in 0..outputs {
             direction.fill(0.0);
             for s in 0..outputs {
-                add_scaled(&mut direction, rotation[r * outputs + s], &basis[s * inputs..(s + 1) * inputs]);
+                (kernels.add_scaled)(&mut direction, rotation[r * outputs + s], &basis[s * inputs..(s + 1) * inputs]);
             }
             let largest = direction.iter().fold(0.0f32, |a, x| a.max(x.abs()));
             made.scales[r] = largest / 127.0;

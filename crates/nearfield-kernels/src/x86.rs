@@ -45,6 +45,16 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2")]
+    pub fn dot_plain(x: &[f32], y: &[f32]) -> f32 {
+        portable::dot_plain(x, y)
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub fn add_scaled(to: &mut [f32], by: f32, from: &[f32]) {
+        portable::add_scaled(to, by, from);
+    }
+
+    #[target_feature(enable = "avx2")]
     pub fn pack_bits(places: &[bool], words: &mut [u64]) {
         let whole = (places.len() / 64).min(words.len());
         for (word, places) in words.iter_mut().zip(places.chunks_exact(64)) {
@@ -568,6 +578,8 @@ entries! {
     avx2_l2_exact => avx2::l2_exact, (x: &[f32], y: &[f32]) -> f64;
     avx2_dot_near => avx2::dot_near, (x: &[f32], y: &[f32]) -> f64;
     avx2_l2_near => avx2::l2_near, (x: &[f32], y: &[f32]) -> (f64, f64);
+    avx2_dot_plain => avx2::dot_plain, (x: &[f32], y: &[f32]) -> f32;
+    avx2_add_scaled => avx2::add_scaled, (to: &mut [f32], by: f32, from: &[f32]);
     avx2_place => avx2::place, (x: &[f32], o: &[f32], factor: f64, sigma: f64, into: &mut [f64]) -> (f64, f64);
     avx2_code16 => avx2::code16, (u: &[f64], step: f64, high: &mut [Line], low: &mut [Line]) -> (f64, f64);
     avx2_fit => avx2::fit, (u: &[f64], largest: f64, into: &mut [Line]) -> (f32, f64, f64);
@@ -612,6 +624,8 @@ static AVX2: Kernels = Kernels {
     l2_exact: avx2_l2_exact,
     dot_near: avx2_dot_near,
     l2_near: avx2_l2_near,
+    dot_plain: avx2_dot_plain,
+    add_scaled: avx2_add_scaled,
     place: avx2_place,
     code16: avx2_code16,
     fit: avx2_fit,
@@ -640,6 +654,8 @@ static AVX512: Kernels = Kernels {
     l2_exact: avx512_l2_exact,
     dot_near: avx512_dot_near,
     l2_near: avx512_l2_near,
+    dot_plain: avx2_dot_plain,
+    add_scaled: avx2_add_scaled,
     place: avx512_place,
     code16: avx512_code16,
     fit: avx512_fit,
