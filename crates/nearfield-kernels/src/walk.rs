@@ -226,9 +226,10 @@ impl Walker {
     /// Takes the nodes out of the pool whose keys are above a limit.
     #[inline(always)]
     fn drop_beyond(&mut self, limit: u32) {
-        let left = self.pool[..self.length].partition_point(|entry| (entry >> 32) as u32 <= limit);
-        self.pool[left..self.length].fill(u64::MAX);
-        self.length = left;
+        while self.length > 0 && (self.pool[self.length - 1] >> 32) as u32 > limit {
+            self.length -= 1;
+            self.pool[self.length] = u64::MAX;
+        }
     }
 
     /// Puts `count` of `found` into the pool; returns the first place that changed.
@@ -357,13 +358,10 @@ fn expand<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Graph, quer
             let start = chosen as usize * graph.width;
             coming = S::unseen(&graph.links[start..start + graph.width], &walker.seen, &mut walker.ahead);
             let (ahead, seen) = (&walker.ahead[..coming], &mut walker.seen[..]);
-            match graph.lines {
-                1 => ahead.iter().for_each(|node| prefetch(graph.codes, *node as usize)),
-                lines => ahead.iter().for_each(|node| {
-                    (0..lines).for_each(|line| prefetch(graph.codes, *node as usize * lines + line));
-                }),
+            for node in ahead {
+                (0..graph.lines).for_each(|line| prefetch(graph.codes, *node as usize * graph.lines + line));
+                seen[*node as usize / 32] |= 1 << (node % 32);
             }
-            ahead.iter().for_each(|node| seen[*node as usize / 32] |= 1 << (node % 32));
             walker.marked.extend_from_slice(ahead);
             walker.hops += 1;
             walker.scored += coming;

@@ -292,7 +292,8 @@ pub mod avx512 {
             let bits = _mm256_castps_si256(_mm256_sub_ps(_mm256_mul_ps(offset, bias), product));
             let sign = _mm256_or_si256(_mm256_srai_epi32::<31>(bits), _mm256_set1_epi32(i32::MIN));
             let keys = _mm256_xor_si256(bits, sign);
-            let below = _mm256_cmplt_epu32_mask(keys, bar) & (0xFF >> (8 - left.min(8)));
+            let there = 0xFF >> (8 - left.min(8));
+            let below = _mm256_mask_cmplt_epu32_mask(there, keys, bar);
             // SAFETY: `list` is eight numbers long; kept + 8 <= count + 8 <= found.len(), asserted above.
             unsafe {
                 let nodes = _mm512_cvtepu32_epi64(_mm256_loadu_si256(list.as_ptr().cast()));
