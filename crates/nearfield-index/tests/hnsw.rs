@@ -48,9 +48,9 @@ fn recall_reaches_what_was_asked_for_on_every_metric() {
                 assert!(got >= target - least, "{metric:?} {k}: {got} of {target}");
                 scanned.push(all.rows_scanned);
             }
-            // For one answer the narrowest walk may be enough whatever is asked for.
+            // The narrowest walk may reach .95, and for one answer whatever is asked for.
             assert!(scanned.is_sorted(), "effort falls with the recall asked for: {scanned:?}");
-            assert!(k == 1 || scanned[0] < scanned[2], "effort does not grow with the recall asked for: {scanned:?}");
+            assert!(k == 1 || scanned[0] < scanned[3], "effort does not grow with the recall asked for: {scanned:?}");
             let exact = graph.search(&Request { recall: Some(1.0), ..request(&queries, k) }).unwrap();
             assert_eq!((&exact.ids, &exact.scores, exact.exact), (&truth.ids, &truth.scores, true));
         }
