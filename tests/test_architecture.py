@@ -78,7 +78,7 @@ UNSAFE = {  # the only Rust files that may say `unsafe`, and why
     "nearfield-kernels/src/x86_graph.rs": "SIMD instructions of walks through a graph, and prefetching",
     "nearfield-kernels/src/x86_groups.rs": "SIMD instructions of sums over groups of rows",
     "nearfield-kernels/src/x86_pq.rs": "SIMD instructions of product quantisation",
-    "nearfield-kernels/src/pages.rs": "asks for large pages",
+    "nearfield-kernels/src/pages.rs": "asks for large pages, and has long arrays begin with one",
     "nearfield-index/src/writeback.rs": "has the disk begin with a part of a file",
     "nearfield-index/src/mapped.rs": "maps files, whose bytes are numbers",
     "nearfield-index/src/pool.rs": "lends work to threads that its owner waits for",

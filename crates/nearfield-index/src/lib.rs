@@ -66,5 +66,6 @@ pub use ivf::Ivf;
 pub use ivf_pq::IvfPq;
 pub use kind::Kind;
 pub use lsh::Lsh;
+pub use nearfield_kernels::pages::Memory;
 pub use nearfield_kernels::{Kernels, Level, Metric, dispatch, kernels};
 pub use sparse::Sparse;

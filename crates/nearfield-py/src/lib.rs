@@ -7,9 +7,12 @@ mod sparse;
 
 use std::path::PathBuf;
 
-use nearfield_index::{Error, codec, dispatch, kernels, pool, wal};
+use nearfield_index::{Error, Memory, codec, dispatch, kernels, pool, wal};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+
+#[global_allocator]
+static MEMORY: Memory = Memory;
 
 /// The Python exception for an error: a class of `nearfield.errors`, or OSError.
 fn raised(error: Error) -> PyErr {
