@@ -291,8 +291,8 @@ class Index(Handle):
         Raises:
             InvalidInput: Wrong dimension, NaN or infinity, k < 1, a mask that is too short, recall out of range.
         """
-        if allow is None and not report:  # a query takes some microseconds: what is ready is answered with one look
-            found = self._native.answer(queries, k, self._threads, recall, bool(exact))
+        if not report:  # a query takes some microseconds: what is ready is answered with one look
+            found = self._native.answer(queries, k, self._threads, recall, bool(exact), allow)
             if found is not None:
                 return found
         k = answers_wanted(k)

@@ -1,6 +1,6 @@
 //! Which rows may be answered: what the caller names by id, and the bitmap over rows that searches look at.
 
-use nearfield_kernels::kernels;
+use nearfield_kernels::{kernels, prefetch};
 
 use crate::ids::Ids;
 
@@ -79,20 +79,66 @@ impl Allowed {
 
     /// The rows, ascending.
     pub fn rows(&self) -> Vec<u32> {
-        self.listed(Some)
-    }
-
-    /// What these rows stand for, in their order, where they stand for something.
-    pub fn listed(&self, of: impl Fn(u32) -> Option<u32>) -> Vec<u32> {
         let mut listed = Vec::with_capacity(self.count);
         for (first, word) in (0..).step_by(64).zip(&self.bits) {
             let mut left = *word;
             while left != 0 {
-                listed.extend(of(first + left.trailing_zeros()));
+                listed.push(first + left.trailing_zeros());
                 left &= left - 1;
             }
         }
         listed
+    }
+}
+
+/// Rows that may be answered, for those who ask about few of them.
+#[derive(Clone, Copy)]
+pub(crate) enum Among<'a> {
+    Bits(&'a Allowed),
+    /// As [`Allow::Mask`]: to read all of it may take longer than a search.
+    Mask(&'a [bool], &'a Ids),
+}
+
+/// Rows of a mask that a sample looks at; and of these, at first: where it holds none of them, it is of few rows.
+const SAMPLED: usize = 128;
+const FIRST: usize = 16;
+const STEP: usize = 37;
+
+impl Among<'_> {
+    #[inline(always)]
+    pub fn holds(&self, row: u32) -> bool {
+        match self {
+            Self::Bits(allowed) => allowed.holds(row),
+            // Nobody could predict a branch on what the mask says, and it would wait for it.
+            Self::Mask(mask, ids) => {
+                mask.get(ids.of(row) as usize).is_some_and(|held| held & ids.is_live(row as usize))
+            }
+        }
+    }
+
+    /// Asks for what tells whether the row may be answered.
+    pub fn fetch(&self, row: u32) {
+        match self {
+            Self::Bits(allowed) => prefetch(&allowed.bits, row as usize / 64),
+            Self::Mask(mask, ids) => prefetch(mask, ids.of(row) as usize),
+        }
+    }
+
+    /// How many there are; of a mask about that, as a sample tells: one row somewhere in every stretch.
+    pub fn about(&self) -> usize {
+        let ids = match self {
+            Self::Bits(allowed) => return allowed.count(),
+            Self::Mask(_, ids) => ids,
+        };
+        let (rows, looks) = (ids.rows(), SAMPLED.min(ids.rows()));
+        let held = |i: &usize| {
+            let i = i * STEP % looks; // far from those before it
+            let [from, to] = [i, i + 1].map(|i| i * rows / looks);
+            self.holds((from + ((i * 40_503) >> 4) % (to - from)) as u32)
+        };
+        let first = (0..looks.min(FIRST)).filter(held).count();
+        let others = if first == 0 { 0 } else { (FIRST..looks).filter(held).count() };
+        (first + others) * rows / looks.max(1)
     }
 }
 
@@ -114,8 +160,12 @@ mod tests {
                 let list: Vec<i64> = (0..length as i64).filter(|i| mask[*i as usize]).rev().collect();
                 let wanted: Vec<u32> =
                     (0..200u32).filter(|row| ids.is_live(*row as usize) && list.contains(&ids.of(*row))).collect();
+                let asked = Among::Mask(&mask, &ids);
+                assert!((0..200).all(|row| asked.holds(row) == wanted.contains(&row)));
+                assert!(asked.about().abs_diff(wanted.len()) < 30, "{} of {}", asked.about(), wanted.len());
                 for allow in [Allow::Mask(&mask), Allow::Ids(&list)] {
                     let allowed = Allowed::new(allow, &ids);
+                    assert_eq!(Among::Bits(&allowed).about(), wanted.len());
                     assert_eq!((allowed.rows(), allowed.count()), (wanted.clone(), wanted.len()));
                     assert!((0..200).all(|row| allowed.holds(row) == wanted.contains(&row)));
                     let of_blocks =

@@ -508,7 +508,8 @@ impl Flat {
             starved.iter().flat_map(|q| &request.queries[q * dimension..(q + 1) * dimension]).copied().collect();
         let more = again(&Request { queries: &queries, ..*request })?;
         answers.plan = match (answers.plan, more.plan) {
-            ("walk", "sweep") => "walk, then sweep",
+            ("walk", "walk") => "walk",
+            ("walk", "sweep" | "walk, then sweep") => "walk, then sweep",
             ("walk", _) => "walk, then scan",
             ("sweep", _) => "sweep, then scan",
             _ => "probe, then scan",

@@ -19,7 +19,7 @@ use nearfield_kernels::guide::{Guide, GuideCodes, GuideScratch, Planes};
 use nearfield_kernels::quantize::{self, QueryCode};
 use nearfield_kernels::{Kernels, Line, Metric, kernels, prefetch};
 
-use crate::allow::Allowed;
+use crate::allow::Among;
 use crate::batch::{Benches, each_query};
 use crate::filtered::Swept;
 use crate::flat::{Answers, Batch, Flat, Request};
@@ -93,17 +93,20 @@ pub(crate) struct Bench {
 #[derive(Clone, Copy)]
 pub(crate) struct Plan<'a> {
     pub reach: Reach,
-    /// When a walk for the rows allowed gives up.
-    pub sieve: Sieve<'a>,
+    /// By which nodes a walk ends, where not by all, and when it gives up.
+    pub sieve: Option<Sieve<'a>>,
+    /// Of the nearest nodes so many are known well, where all are walked for those that may be answered: the answers must
+    /// be among them.
+    pub known: usize,
     pub timed: bool,
     /// Candidates wanted for a second look.
     pub wanted: usize,
     /// See [`margin`].
     pub margin: f32,
     /// Rows that may be answered.
-    pub allowed: Option<&'a Allowed>,
+    pub allowed: Option<Among<'a>>,
     /// Their nodes, where all of these are looked at instead of walking.
-    pub swept: Option<&'a Swept>,
+    pub swept: Option<&'a Swept<'a>>,
     /// Rows to be scanned beside the walk.
     pub beside: &'a [u32],
     /// Rows in the graph that may be answered.
@@ -120,7 +123,8 @@ impl Plan<'_> {
     pub fn new(dimension: usize, reach: Reach, (k, width): (usize, usize), inside: usize) -> Self {
         Self {
             reach,
-            sieve: Sieve::default(),
+            sieve: None,
+            known: usize::MAX,
             timed: false,
             wanted: looked_at(k, width).min(inside),
             margin: margin(width, dimension),
@@ -137,6 +141,9 @@ impl Plan<'_> {
         self.k.max(TRUSTED) - 1
     }
 }
+
+/// Nodes that a walk has found, which are looked up in a filter at once.
+const SOON: usize = 64;
 
 /// Candidates of a walk of this width that may get a second look, for `k` answers.
 fn looked_at(k: usize, width: usize) -> usize {
@@ -298,10 +305,10 @@ impl Hnsw {
         graph.guide.encode_query(kernels, flat.metric, query, norm, &mut bench.guide);
         let walker = &mut bench.walker;
         let mut view = graph.level.led((&graph.codes.coarse, graph.guide.lines), graph.linked);
-        view.sieve = plan.allowed.map(|allowed| Sieve { rows: &graph.rows, bits: allowed.bits(), ..plan.sieve });
+        view.sieve = plan.sieve;
         clock.stop(0);
         let query_code = &bench.guide.query;
-        let told = match plan.swept {
+        let mut told = match plan.swept {
             Some(swept) => swept.sweep(kernels, walker, &view, query_code, plan, graph.guide.errors[0]),
             None => {
                 let reach = Reach { keep: plan.margin * graph.guide.errors[0], ..plan.reach };
@@ -311,26 +318,21 @@ impl Hnsw {
         };
         clock.stop(1);
         bench.nearest.clear();
-        match plan.allowed {
-            // The rows of nodes are not looked up where all may be answered: each would be a cache line.
-            None if graph.dead == 0 => bench.nearest.extend(walker.keyed().take(plan.wanted)),
-            allowed => {
-                let answerable = |node: &u32| match (graph.rows[*node as usize], allowed) {
-                    (NONE, _) => false,
-                    (row, Some(allowed)) => allowed.holds(row),
-                    (row, None) => flat.ids.is_live(row as usize),
-                };
-                bench.nearest.extend(walker.keyed().filter(|(_, node)| answerable(node)).take(plan.wanted));
-            }
+        // The rows of nodes are not looked up where all may be answered: each would be a cache line.
+        if plan.allowed.is_none() && graph.dead == 0 {
+            bench.nearest.extend(walker.keyed().take(plan.wanted));
+        } else {
+            let known = self.keep_answerable(graph, plan, bench);
+            told &= plan.known == usize::MAX || known >= plan.k;
         }
         // Where the pool holds rows that may not be answered, there must be as many others in it as usual.
-        let least = match plan.allowed {
-            None => plan.k,
-            Some(_) if plan.swept.is_some() || plan.reach.depth <= plan.reach.width => plan.k,
-            Some(_) => plan.wanted.min(plan.k + plan.k / 2 + 8),
+        let is_sure = plan.allowed.is_none() || plan.swept.is_some() || plan.known < usize::MAX;
+        let least = match is_sure || plan.reach.depth <= plan.reach.width {
+            true => plan.k,
+            false => plan.wanted.min(plan.k + plan.k / 2 + 8),
         };
         let starved = !told || bench.nearest.len() < least.min(plan.inside);
-        let mut work = Work { starved, scored: walker.scored, hops: walker.hops, ..Work::default() };
+        let mut work = Work { starved, scored: bench.walker.scored, hops: bench.walker.hops, ..Work::default() };
         if starved && plan.allowed.is_some() {
             work.stages = clock.stages;
             return (Vec::new(), work);
@@ -348,6 +350,37 @@ impl Hnsw {
         clock.stop(2);
         work.stages = clock.stages;
         (best, work)
+    }
+
+    /// Takes what may be answered of the nodes a walk has found, as far as it may be among the nearest k of these; returns how
+    /// many of the nodes that are well known.
+    fn keep_answerable(&self, graph: &Graph, plan: &Plan, bench: &mut Bench) -> usize {
+        let row_of = |node: u32| Some(graph.rows[node as usize]).filter(|row| *row != NONE);
+        let (walker, nearest, query) = (&bench.walker, &mut bench.nearest, &bench.guide.query);
+        if let Some(allowed) = plan.allowed {
+            let soon = || walker.nodes().take(SOON);
+            soon().for_each(|node| prefetch(&graph.rows, node as usize));
+            soon().filter_map(row_of).for_each(|row| allowed.fetch(row));
+        }
+        let (mut known, mut most) = (0, f32::INFINITY);
+        for (place, (key, node)) in walker.keyed().enumerate() {
+            if nearest.len() == plan.wanted || key > most {
+                break;
+            }
+            let may_be_answered = |row: u32| match plan.allowed {
+                Some(allowed) => allowed.holds(row),
+                None => self.flat.ids.is_live(row as usize),
+            };
+            if row_of(node).is_some_and(may_be_answered) {
+                nearest.push((key, node));
+                known += usize::from(place < plan.known);
+                let behind = query.behind(key, plan.margin * graph.guide.errors[0]);
+                if nearest.len() == plan.kth() + 1 && behind.is_finite() {
+                    most = behind;
+                }
+            }
+        }
+        known
     }
 
     /// Leaves those of the nodes a walk has found that are likely to be among the nearest k, by all that is known of them.
@@ -426,8 +459,8 @@ impl Hnsw {
         let Some(graph) = self.graph.as_ref().filter(|_| recall < 1.0) else {
             return flat.search(request);
         };
-        if let Some(allowed) = flat.allowed(request) {
-            return self.search_among(graph, request, &allowed);
+        if let Some(allow) = request.allow {
+            return self.search_filtered(graph, request, allow);
         }
         let beside = self.beside_graph(graph, |row| flat.ids.is_live(row as usize));
         let (inside, nodes) = (flat.len() - beside.len(), graph.rows.len());

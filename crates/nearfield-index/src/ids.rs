@@ -30,7 +30,7 @@ impl Ids {
     }
 
     pub fn is_live(&self, row: usize) -> bool {
-        self.live[row]
+        self.dead == 0 || self.live[row] // the former spares a cache line
     }
 
     pub fn of(&self, row: u32) -> i64 {

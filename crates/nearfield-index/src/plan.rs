@@ -28,6 +28,9 @@ const MANY: usize = 12;
 const SWEPT: (f64, f64) = (2.0, 7.0);
 const LOOK: (f64, f64) = (14_000.0, 300.0);
 
+/// Of more nodes than these what a sweep looks up here and there is in no cache.
+const UNCACHED: usize = 1 << 18;
+
 /// Numbers (rows times dimension) that are scanned in a few milliseconds: up to here [`crate::Auto`] builds no graph.
 pub(crate) const GRAPH_FROM: usize = 1 << 26;
 
@@ -73,9 +76,11 @@ pub(crate) fn named(rows: usize, scattered: bool, dimension: usize) -> f64 {
     }
 }
 
-/// A sweep over so many nodes, for k answers.
-pub(crate) fn sweep(nodes: usize, lines: usize, k: usize) -> f64 {
-    LOOK.0 + LOOK.1 * k as f64 + nodes as f64 * (SWEPT.0 + SWEPT.1 * lines as f64)
+/// A sweep over some nodes of so many, for k answers.
+pub(crate) fn sweep((nodes, of): (usize, usize), lines: usize, k: usize) -> f64 {
+    let look = LOOK.0 + LOOK.1 * k as f64;
+    let look = if of > UNCACHED { 2.0 * look } else { look };
+    look + nodes as f64 * (SWEPT.0 + SWEPT.1 * lines as f64)
 }
 
 /// Steps of a walk that take as long as the other way: where more are needed, that is better. And steps after which a
@@ -89,11 +94,16 @@ pub(crate) fn budget(other: f64) -> (usize, usize) {
 /// as many as hardly ever hold fewer (three standard deviations more). Where a filter has to do with the query there can
 /// be fewer; a walk that finds too few starves, and its query is answered another way.
 pub(crate) fn depth(k: usize, inside: usize, nodes: usize) -> [usize; 2] {
+    [0.0, 3.0].map(|deviations| around(k, inside, nodes, deviations))
+}
+
+/// How many rows about a query hold k of those that may be answered, and so many standard deviations more.
+pub(crate) fn around(k: usize, inside: usize, nodes: usize, deviations: f64) -> usize {
     if inside >= nodes {
-        return [k; 2];
+        return k;
     }
     let (k, share) = (k as f64, inside.max(1) as f64 / nodes as f64);
-    [k, k + 3.0 * (k * (1.0 - share)).sqrt()].map(|k| ((k / share).ceil() as usize).min(nodes))
+    (((k + deviations * (k * (1.0 - share)).sqrt()) / share).ceil() as usize).min(nodes)
 }
 
 #[cfg(test)]
@@ -103,8 +113,10 @@ mod tests {
     #[test]
     fn narrow_filters_are_scanned_or_swept_and_wide_ones_walked() {
         let fastest = |inside: usize| {
-            let (walk, sweep) =
-                (walk(5 * depth(10, inside, 1_000_000)[0], depth(14, inside, 1_000_000)[0]), sweep(inside, 1, 10));
+            let (walk, sweep) = (
+                walk(5 * depth(10, inside, 1_000_000)[0], depth(14, inside, 1_000_000)[0]),
+                sweep((inside, 1_000_000), 1, 10),
+            );
             let scan = scan(inside, false, 384, 1);
             [(walk, "walk"), (sweep, "sweep"), (scan, "scan")].into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap().1
         };

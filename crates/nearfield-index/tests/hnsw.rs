@@ -168,22 +168,27 @@ fn a_filter_never_costs_answers() {
     let (rows, queries) = (clustered(10, 8000), clustered(11, 60));
     for metric in Metric::ALL {
         let (graph, flat) = both(metric, &rows);
-        // Every so many rows, and only the rows of one region: there walks for other regions starve.
-        let region: Vec<i64> = flat.search(&request(&queries[..DIMENSION], 800)).unwrap().ids;
+        // Every so many rows, only the rows of one region (there walks for other regions starve), and only the others.
+        let order: Vec<i64> = flat.search(&request(&queries[..DIMENSION], 8000)).unwrap().ids;
+        let (region, others) = (order[..800].to_vec(), order[800..].to_vec());
         let every = |step: usize| (0..8000).step_by(step).map(|id| id as i64).collect::<Vec<i64>>();
-        for allow in [every(1), every(2), every(10), every(100), every(4000), region, vec![], vec![5, 70_000]] {
-            let with = |queries| Request { allow: Some(Allow::Ids(&allow)), ..request(queries, 10) };
-            let truth = flat.search(&with(&queries)).unwrap();
-            let mut all = Answers::default();
-            for query in queries.chunks(DIMENSION) {
-                let got = graph.search(&Request { recall: Some(0.95), ..with(query) }).unwrap();
-                let wanted = allow.iter().filter(|id| **id < 8000).count().min(10);
-                assert_eq!(got.ids.iter().filter(|id| allow.contains(id)).count(), wanted);
-                assert!(got.ids[wanted..].iter().all(|id| *id == -1));
-                all.ids.extend(got.ids);
+        let few = [every(10), every(100), every(4000), vec![], vec![5, 70_000]];
+        for allow in [every(1), every(2), every(3), region, others].into_iter().chain(few) {
+            let mask: Vec<bool> = (0..8000).map(|id| allow.contains(&id)).collect();
+            for allowed in [Allow::Ids(&allow), Allow::Mask(&mask)] {
+                let with = |queries| Request { allow: Some(allowed), ..request(queries, 10) };
+                let truth = flat.search(&with(&queries)).unwrap();
+                let mut all = Answers::default();
+                for query in queries.chunks(DIMENSION) {
+                    let got = graph.search(&Request { recall: Some(0.95), ..with(query) }).unwrap();
+                    let wanted = allow.iter().filter(|id| **id < 8000).count().min(10);
+                    assert_eq!(got.ids.iter().filter(|id| mask.get(**id as usize) == Some(&true)).count(), wanted);
+                    assert!(got.ids[wanted..].iter().all(|id| *id == -1));
+                    all.ids.extend(got.ids);
+                }
+                let got = recall(&all.ids, &truth.ids, 10);
+                assert!(got >= 0.93, "{metric:?}, {} allowed: {got}", allow.len());
             }
-            let got = recall(&all.ids, &truth.ids, 10);
-            assert!(got >= 0.93, "{metric:?}, {} allowed: {got}", allow.len());
         }
     }
 }

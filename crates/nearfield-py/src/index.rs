@@ -230,6 +230,7 @@ impl Index {
 
     /// The usual search, if all arguments are of the very types it takes; otherwise None, and `search` is to be asked,
     /// for which Python looks at them more closely. Answers are those of `search`, without counts.
+    #[allow(clippy::too_many_arguments)]
     fn answer<'py>(
         &self,
         py: Python<'py>,
@@ -238,6 +239,7 @@ impl Index {
         threads: usize,
         recall: &Bound<'py, PyAny>,
         exact: bool,
+        allow: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Answer<'py>>> {
         let Ok(queries) = queries.cast::<PyArrayDyn<f32>>() else { return Ok(None) };
         let k = if k.is_exact_instance_of::<PyInt>() { k.extract::<u32>().unwrap_or(0) } else { 0 };
@@ -252,10 +254,17 @@ impl Index {
         if !is_shaped || !is_ready || k == 0 || recall.is_some_and(|recall| !(recall > 0.0 && recall <= 1.0)) {
             return Ok(None);
         }
+        let mask = match allow.cast::<PyArray1<bool>>() {
+            Ok(mask) if mask.is_c_contiguous() && mask.len() >= self.next_id(py).max(0) as usize => {
+                Some(mask.try_readonly()?)
+            }
+            Err(_) if allow.is_none() => None,
+            _ => return Ok(None),
+        };
+        let allow = mask.as_ref().map(|mask| mask.as_slice().map(Allow::Mask)).transpose()?;
         let (rows, k) = ((shape.len() > 1).then(|| shape[0]), k as usize);
-        let queries = queries.try_readonly()?;
-        let found =
-            self.found(py, queries.as_slice()?, k, None, threads, if exact { Some(1.0) } else { recall }, false)?;
+        let (queries, recall) = (queries.try_readonly()?, if exact { Some(1.0) } else { recall });
+        let found = self.found(py, queries.as_slice()?, k, allow, threads, recall, false)?;
         Ok(Some((shaped(py, found.ids, rows, k)?, shaped(py, found.scores, rows, k)?)))
     }
 
