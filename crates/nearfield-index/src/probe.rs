@@ -42,6 +42,9 @@ const HIGHEST: f64 = 0.998;
 /// Numbers of answers for which effort is measured.
 const DEPTHS: [usize; 2] = [10, 100];
 
+/// More answers than these a query tell as much with a quarter of the queries.
+const MANY: usize = 10;
+
 /// Standard errors by which the recall of the held-out rows must exceed a target: they are a sample.
 const CAUTION: f64 = 0.5;
 
@@ -327,7 +330,9 @@ impl<S: Structure> Probed<S> {
         let queries: Vec<f32> = held_out.iter().flat_map(row).copied().collect();
         let allowed = Allowed::but(&flat.ids, held_out);
         DEPTHS.map(|k| {
-            let request = Request { threads, ..Request::new(&queries, k) };
+            let telling = held_out.len().div_ceil(if k > MANY { 4 } else { 1 });
+            let queries = &queries[..telling * flat.dimension];
+            let request = Request { threads, ..Request::new(queries, k) };
             let truth = flat.search_allowed(Some(&allowed), &request).expect("nothing interrupts it");
             let (mut curve, mut effort) = (Vec::<Point>::new(), 1);
             loop {
@@ -346,7 +351,7 @@ impl<S: Structure> Probed<S> {
                     squares.fetch_add(right * right, Ordering::Relaxed);
                     scored.fetch_add(work.scored, Ordering::Relaxed);
                 });
-                let asked = held_out.len() as f64;
+                let asked = telling as f64;
                 let mean = found.into_inner() as f64 / asked;
                 let error = ((squares.into_inner() as f64 / asked - mean * mean).max(0.0) / asked).sqrt();
                 let full = k.min(allowed.count()) as f64;

@@ -4,7 +4,8 @@
 
 mod common;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use common::{file, recall};
 use nearfield_index::{Allow, Answers, Kind, Metric, Request, kind};
@@ -26,6 +27,17 @@ fn made(name: &str, metric: Metric, rows: &[f32], threads: usize) -> Box<dyn Kin
     index
 }
 
+/// Rows of the indexes that several tests ask.
+const SHARED: usize = 6000;
+
+/// An index of each kind and metric over the same rows, built once.
+fn shared(name: &'static str, metric: Metric) -> Arc<dyn Kind> {
+    type Built = Mutex<HashMap<(&'static str, &'static str), Arc<OnceLock<Arc<dyn Kind>>>>>;
+    static BUILT: OnceLock<Built> = OnceLock::new();
+    let built = BUILT.get_or_init(Mutex::default).lock().unwrap().entry((name, metric.name())).or_default().clone();
+    built.get_or_init(|| made(name, metric, &clustered(1, SHARED), 2).into()).clone()
+}
+
 /// Answers to queries asked one at a time, and whether any was approximate.
 fn one_by_one(index: &dyn Kind, queries: &[f32], ask: impl Fn(&[f32]) -> Answers) -> (Vec<i64>, bool) {
     let answers: Vec<Answers> = queries.chunks(index.vectors().dimension()).map(ask).collect();
@@ -34,9 +46,9 @@ fn one_by_one(index: &dyn Kind, queries: &[f32], ask: impl Fn(&[f32]) -> Answers
 
 #[test]
 fn recall_reaches_what_was_asked_for_on_every_metric() {
-    let (rows, queries) = (clustered(1, 8000), clustered(2, 250));
+    let queries = clustered(2, 200);
     for (name, metric) in KINDS.iter().flat_map(|name| Metric::ALL.map(|metric| (*name, metric))) {
-        let index = made(name, metric, &rows, 2);
+        let index = shared(name, metric);
         for k in [1, 10, 60] {
             let truth = index.vectors().search(&request(&queries, k, 1.0)).unwrap();
             for target in [0.8, 0.9, 0.95, 0.99] {
@@ -54,13 +66,13 @@ fn recall_reaches_what_was_asked_for_on_every_metric() {
 
 #[test]
 fn scores_are_the_exact_ones_and_ties_go_to_the_first() {
-    let mut rows = clustered(1, 4000);
-    rows.extend(clustered(1, 4000)); // every row twice
+    let mut rows = clustered(1, 2500);
+    rows.extend(clustered(1, 2500)); // every row twice
     let queries = clustered(3, 20);
     for (name, metric) in KINDS.iter().flat_map(|name| Metric::ALL.map(|metric| (*name, metric))) {
         let index = made(name, metric, &rows, 2);
         for query in queries.chunks(DIMENSION) {
-            let all = index.vectors().search(&request(query, 8000, 1.0)).unwrap();
+            let all = index.vectors().search(&request(query, 5000, 1.0)).unwrap();
             let got = index.search(&request(query, 10, 0.8)).unwrap();
             let places: Vec<usize> =
                 got.ids.iter().map(|id| all.ids.iter().position(|other| other == id).unwrap()).collect();
@@ -77,13 +89,13 @@ fn files_are_the_same_for_any_number_of_threads_and_answer_as_what_was_saved() {
         let path = file(&format!("kinds-{name}-{}", metric.name()));
         let mut files = Vec::new();
         for threads in [1, 4] {
-            let mut index = made(name, metric, &clustered(4, 5000), threads);
+            let mut index = made(name, metric, &clustered(4, 3000), threads);
             index.remove(&(0..300).map(|i| i * 3).collect::<Vec<i64>>(), threads).unwrap();
             index.add(&clustered(7, 100), None, threads).unwrap();
             index.save(&path).unwrap();
             files.push(std::fs::read(&path).unwrap());
             let loaded = kind::load(&path, 2).unwrap();
-            assert_eq!((loaded.name(), loaded.vectors().len()), (name, 4800));
+            assert_eq!((loaded.name(), loaded.vectors().len()), (name, 2800));
             for query in queries.chunks(DIMENSION) {
                 let ask = |index: &dyn Kind| index.search(&request(query, 10, 0.8)).unwrap();
                 let (before, after) = (ask(&*index), ask(&*loaded));
@@ -137,20 +149,20 @@ fn fresh_rows_are_found_and_removed_rows_are_not() {
 
 #[test]
 fn a_filter_never_costs_answers() {
-    let (rows, queries) = (clustered(10, 12_000), clustered(11, 60));
+    let queries = clustered(11, 60);
     for (name, metric) in KINDS.iter().flat_map(|name| Metric::ALL.map(|metric| (*name, metric))) {
-        let index = made(name, metric, &rows, 2);
+        let index = shared(name, metric);
         // Every so many rows, only the rows of one region, and only those far from the first query.
-        let order = index.vectors().search(&request(&queries[..DIMENSION], 12_000, 1.0)).unwrap().ids;
-        let (near, far) = (order[..1200].to_vec(), order[8000..].to_vec());
-        let every = |step: usize| (0..12_000).step_by(step).map(|id| id as i64).collect::<Vec<i64>>();
-        for allow in [every(1), every(2), every(10), every(4000), near, far, vec![], vec![5, 70_000]] {
+        let order = index.vectors().search(&request(&queries[..DIMENSION], SHARED, 1.0)).unwrap().ids;
+        let (near, far) = (order[..SHARED / 10].to_vec(), order[SHARED / 3 * 2..].to_vec());
+        let every = |step: usize| (0..SHARED).step_by(step).map(|id| id as i64).collect::<Vec<i64>>();
+        for allow in [every(1), every(2), every(10), every(2000), near, far, vec![], vec![5, 70_000]] {
             let search = |queries: &[f32], recall| {
                 index.search(&Request { allow: Some(Allow::Ids(&allow)), ..request(queries, 10, recall) }).unwrap()
             };
             let truth = search(&queries, 1.0);
             let (got, _) = one_by_one(&*index, &queries, |query| search(query, 0.95));
-            let wanted = allow.iter().filter(|id| **id < 12_000).count().min(10);
+            let wanted = allow.iter().filter(|id| **id < SHARED as i64).count().min(10);
             for got in got.chunks(10) {
                 assert_eq!(got.iter().filter(|id| allow.contains(id)).count(), wanted);
                 assert!(got[wanted..].iter().all(|id| *id == -1));
