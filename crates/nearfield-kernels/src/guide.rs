@@ -18,6 +18,8 @@
 //! bits those of b, b + 64, b + 128 and b + 192, so that a query meets them after one shift and one AND. The last four
 //! bytes of a row are its factors, two unsigned numbers of 16 bits; the query is zero where they stand.
 
+use std::ops::Range;
+
 use crate::project::{Projection, Sample, rounded};
 use crate::quantize::Frame;
 use crate::rest::{self, Rest, RestQuery};
@@ -160,6 +162,16 @@ pub(crate) fn place(lines: usize, planes: Planes, j: usize) -> (usize, usize, us
     let line = j / (planes.count() * LINE);
     let (bytes, inside) = (if line + 1 == lines { LINE - FACTORS } else { LINE }, j % (planes.count() * LINE));
     (line, inside / bytes, inside % bytes)
+}
+
+/// So many directions as they stand: line, plane, and which of them begin at its first byte.
+fn stretches(lines: usize, planes: Planes, outputs: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+    (0..lines * planes.count()).map_while(move |i| {
+        let (line, plane) = (i / planes.count(), i % planes.count());
+        let bytes = if line + 1 == lines { LINE - FACTORS } else { LINE };
+        let first = line * planes.count() * LINE + plane * bytes;
+        (first < outputs).then(|| (line, plane, first..outputs.min(first + bytes)))
+    })
 }
 
 /// The factors of a row: two unsigned numbers of 16 bits.
@@ -344,16 +356,22 @@ impl Guide {
         coarse.fill(Line([0; LINE]));
         fine.fill(Line([0; LINE]));
         let (mut along, mut along_upper) = (0.0, 0.0);
-        for (j, y) in y.iter().enumerate() {
-            let code = rounded((y * inverse + 7.5).clamp(0.0, 15.0)) as u8;
-            along += y * (2.0 * f32::from(code) - 15.0);
-            along_upper += y * (2.0 * f32::from(code >> 2) - 3.0);
-            let (line, plane, byte) = place(self.lines, self.planes, j);
-            match self.planes {
-                Planes::Two => coarse[line].0[byte] |= code << (4 * plane),
-                Planes::Four => {
-                    coarse[line].0[byte] |= code >> 2 << (2 * plane);
-                    fine[line].0[byte] |= (code & 3) << (2 * plane);
+        for (line, plane, inside) in stretches(self.lines, self.planes, y.len()) {
+            let (y, mut codes) = (&y[inside], [0u8; LINE]);
+            for (code, y) in codes.iter_mut().zip(y) {
+                *code = rounded((y * inverse + 7.5).clamp(0.0, 15.0)) as u8;
+            }
+            for (code, y) in codes.iter().zip(y) {
+                along += y * (2.0 * f32::from(*code) - 15.0);
+                along_upper += y * (2.0 * f32::from(code >> 2) - 3.0);
+            }
+            for (i, code) in codes[..y.len()].iter().enumerate() {
+                match self.planes {
+                    Planes::Two => coarse[line].0[i] |= code << (4 * plane),
+                    Planes::Four => {
+                        coarse[line].0[i] |= code >> 2 << (2 * plane);
+                        fine[line].0[i] |= (code & 3) << (2 * plane);
+                    }
                 }
             }
         }
@@ -374,15 +392,24 @@ impl Guide {
         into.clear();
         into.resize(planes.count() * self.lines, Line([0; LINE]));
         let mut sum = 0;
-        for j in 0..self.projection.outputs {
-            let (line, plane, byte) = place(self.lines, planes, j);
-            let code = match planes {
-                Planes::Two => coarse[line].0[byte] >> (4 * plane) & 15,
-                Planes::Four => (coarse[line].0[byte] >> (2 * plane) & 3) << 2 | fine[line].0[byte] >> (2 * plane) & 3,
-            };
-            let coordinate = 2 * i32::from(code) - 15;
-            into[planes.count() * line + plane].0[byte] = coordinate as i8 as u8;
-            sum += coordinate;
+        for (line, plane, inside) in stretches(self.lines, planes, self.projection.outputs) {
+            let (upper, into) = (&coarse[line].0, &mut into[planes.count() * line + plane].0[..inside.len()]);
+            match planes {
+                Planes::Two => {
+                    for (into, code) in into.iter_mut().zip(upper) {
+                        *into = 2 * (code >> (4 * plane) & 15);
+                    }
+                }
+                Planes::Four => {
+                    for ((into, upper), lower) in into.iter_mut().zip(upper).zip(&fine[line].0) {
+                        *into = 2 * ((upper >> (2 * plane) & 3) << 2 | lower >> (2 * plane) & 3);
+                    }
+                }
+            }
+            for coordinate in into {
+                *coordinate = coordinate.wrapping_sub(15);
+                sum += i32::from(*coordinate as i8);
+            }
         }
         let whole = if planes == Planes::Two { coarse } else { fine };
         (sum, (factors(whole, self.lines, 0) & 0xFFFF) as f32 * self.scale)
