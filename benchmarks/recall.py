@@ -38,6 +38,7 @@ IR = data.SHARED / "ir"
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
 SWEPT = (0.7, 0.75, 0.8, 0.83, 0.86, 0.88, 0.9, 0.915, 0.93, 0.94, 0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.99, 0.993)
 SWEPT += (0.995, 0.9965, 0.998, 0.999)
+SEARCHES = 6000  # a setting, at the least: of fewer the best of all settings is the luckiest
 
 
 class Data(NamedTuple):
@@ -129,8 +130,9 @@ def recall(scores: NDArray[np.float32], worst: NDArray[np.float32]) -> float:
 def measured(index: nf.Index, asked: data.Rows, k: int, rounds: int) -> dict[str, Any]:
     truth = index.search(asked, k, exact=True)[1]
     found, scored, times = {}, {}, {setting: [] for setting in SWEPT}
-    for number in range(rounds):
-        for setting in (*SWEPT[number * 7 :], *SWEPT[: number * 7]):
+    for number in range(max(rounds, SEARCHES // len(asked))):
+        first = number * 7 % len(SWEPT)
+        for setting in (*SWEPT[first:], *SWEPT[:first]):
             began = time.perf_counter()
             answers = [index.search(query, k, recall=setting) for query in asked]
             times[setting].append((time.perf_counter() - began) / len(asked))
