@@ -23,10 +23,10 @@ use crate::walk::{self, Level, Links, NONE, Reach, Walker, above};
 pub(crate) const DEGREE: usize = 32;
 
 /// The same, when it is linked for the second time.
-const SETTLED: usize = 28;
+const SETTLED: usize = 30;
 
 /// So many of these may be nearer to one another by a little than to the node.
-const LENIENT: usize = 16;
+const LENIENT: usize = 8;
 
 /// How much nearer, as a ratio of squared distances.
 const SLACK: f32 = 1.2;
