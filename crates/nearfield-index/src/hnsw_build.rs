@@ -472,3 +472,53 @@ impl<'a> Points<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flat::Flat;
+    use crate::hnsw::Hnsw;
+    use nearfield_kernels::kernels;
+    use nearfield_kernels::project::Random;
+
+    #[test]
+    fn neighbours_are_those_of_the_rule_told_slowly_and_few_shadow_each_other() {
+        const ROWS: u32 = 240;
+        let mut random = Random::new(7);
+        let rows: Vec<f32> = (0..ROWS)
+            .flat_map(|row| (0..16).map(move |j| (row, j)))
+            .map(|(row, j)| random.normal() + if row % 6 == j { 9.0 } else { 0.0 })
+            .collect();
+        let mut flat = Flat::new(16, Metric::L2).unwrap();
+        flat.add(&rows, None, 1).unwrap();
+        let index = Hnsw::of(flat);
+        let points = index.points(&(0..ROWS).collect::<Vec<_>>(), 1);
+        let distance = |a: u32, b: u32| {
+            let mut query = Vec::new();
+            signed(points.code(b), &mut query);
+            let dot = (kernels().dot_codes)(points.code(a), &query);
+            points.candidate(By::Distance, a).distance(By::Distance, &points.candidate(By::Distance, b), dot)
+        };
+        for again in [false, true] {
+            let mut bench = Bench { again, ..Bench::default() };
+            let mut shadowed = 0;
+            for node in (0..ROWS).step_by(11) {
+                bench.listed = (0..ROWS).collect();
+                points.choose(node, SETTLED, &mut bench);
+                let mut others: Vec<u32> = (0..ROWS).filter(|other| *other != node).collect();
+                others.sort_by_key(|other| (ordered(distance(node, *other)), *other));
+                let mut chosen: Vec<u32> = Vec::new();
+                for other in others {
+                    let from_node = distance(node, other);
+                    let slack = if again && chosen.len() < LENIENT { SLACK } else { 1.0 };
+                    if chosen.len() < SETTLED && chosen.iter().all(|near| slack * distance(*near, other) >= from_node) {
+                        shadowed += usize::from(chosen.iter().any(|near| distance(*near, other) < from_node));
+                        chosen.push(other);
+                    }
+                }
+                assert_eq!(bench.chosen, chosen, "{node}, again: {again}");
+            }
+            assert_eq!(shadowed > 0, again);
+        }
+    }
+}
