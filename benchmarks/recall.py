@@ -4,13 +4,18 @@
     python benchmarks/recall.py --data minilm --kinds hnsw ivf ivf_pq lsh
     python benchmarks/recall.py --churn                    # the same after all rows were replaced
     python benchmarks/recall.py --drift --data minilm sift # against a fresh graph of the same rows, at equal effort
+    python benchmarks/recall.py --splits 24 --data "ir cisi"  # graphs of other rows, in other orders: what is not luck
 
 For each data set and k the recall asked for is swept finely. *Reached* is the share of the true answers found, on the
 average over held-out queries. *Speed* is the queries a second at the recall asked for (one thread, one at a time),
 divided by those of the best fixed setting: the fastest of all settings swept whose recall on these same queries is the
 one asked for, as one who knows the answers would choose it. Settings take turns; a time is the median of the rounds.
 *Work* is the same of the rows scored, which no machine changes. Both are above 1 where the recall asked for is missed.
-*Drift* is what a graph whose rows were all replaced finds more than a fresh one that scores as many rows.
+*Drift* is what a graph whose rows were all replaced finds more than a fresh one that scores as many rows. *Splits* are
+graphs of the same data in random orders, without an eighth of the rows, which ask as well: the mean of what each target
+reached, less the target, and how far single graphs are from that mean.
+
+With `--data` the other sets' lines of the output file are kept; each line says of which commit it is.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ IR = data.SHARED / "ir"
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
 SWEPT = (0.7, 0.75, 0.8, 0.83, 0.86, 0.88, 0.9, 0.915, 0.93, 0.94, 0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.99, 0.993)
 SWEPT += (0.995, 0.9965, 0.998, 0.999)
+HELD = 2000  # rows that ask, at the most, where graphs are made of the others
 SEARCHES = 6000  # a setting, at the least: of fewer the best of all settings is the luckiest
 
 
@@ -57,8 +63,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for the build")
     parser.add_argument("--churn", action="store_true", help="replace all rows first, a fiftieth at a time")
     parser.add_argument("--drift", action="store_true", help="compare what --churn makes with a fresh graph")
+    parser.add_argument(
+        "--splits", type=int, help="so many graphs of each set: the mean and spread of the recall reached"
+    )
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "nearfield-bench")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/recall.json, or recall-churn.json")
+    parser.add_argument(
+        "--output", type=Path, help="default: benchmarks/results/recall.json, recall-churn.json and so on"
+    )
     return parser.parse_args()
 
 
@@ -197,17 +208,68 @@ def drifted(rows: data.Rows, asked: data.Rows, k: int, kind: Any) -> dict[str, A
     return line | {"memory_compacted": index.memory, "compacted_answers_as_fresh": same}
 
 
+def counted(index: nf.Index, asked: data.Rows, k: int) -> tuple[list[float], list[float]]:
+    """For every setting the recall reached and the rows scored, one query at a time."""
+    worst = index.search(asked, k, exact=True)[1][:, -1:]
+    found, scored = [], []
+    for setting in SWEPT:
+        answers = [index.search(query, k, recall=setting, report=True) for query in asked]
+        found.append(recall(np.array([scores for _, scores, _ in answers]), worst))
+        scored.append(statistics.mean(report.rows_scanned for _, _, report in answers))
+    return found, scored
+
+
+def split(number: int, rows: data.Rows, asked: data.Rows, ks: list[int], kind: Any) -> Iterator[dict[str, Any]]:
+    """For each k, and for rows and questions that ask, what so many graphs reach on the average."""
+    held = min(len(rows) // 8, HELD)
+    points: dict[tuple[int, str], list[Any]] = {}
+    for seed in range(number):
+        order = np.random.default_rng(seed).permutation(len(rows))
+        index = kind()
+        index.add(rows[order[held:]])
+        for k in ks:
+            for who, queries in (("rows", rows[order[:held]]), ("queries", asked)):
+                points.setdefault((k, who), []).append(counted(index, queries, k))
+    for (k, who), runs in points.items():
+        found, scored = np.array(runs).transpose(1, 0, 2)
+        line: dict[str, Any] = {"k": k, "asked": who, "queries": held if who == "rows" else len(asked), "targets": {}}
+        for target in TARGETS:
+            place = SWEPT.index(target)
+            enough = scored.mean(axis=0)[found.mean(axis=0) >= target]
+            line["targets"][str(target)] = {
+                "over": round(float(found[:, place].mean() - target), 4),
+                "spread": round(float(found[:, place].std()), 4),
+                "reached": round(float((found[:, place] >= target - 0.01).mean()), 3),
+                "rows_scored": round(float(scored[:, place].mean())),
+                "work": round(float(enough.min() / scored[:, place].mean()), 3) if len(enough) else None,
+            }
+        yield line
+
+
 def main() -> None:
     options = arguments()
     name = "recall-drift.json" if options.drift else "recall-churn.json" if options.churn else "recall.json"
-    output = options.output or HERE / "results" / name
+    output = options.output or HERE / "results" / ("recall-splits.json" if options.splits else name)
     about = {"processor": machine.processor(), "commit": machine.commit(), "load": machine.load(), **nf.build_info()}
     table: list[dict[str, Any]] = []
+    if options.data and output.exists():
+        table = [one for one in json.loads(output.read_text())["table"] if one["data"] not in options.data]
     for name, (metric, rows, asked) in sets(options.data, options.queries, options.cache):
+        if options.splits:
+            make = functools.partial(nf.Index, rows.shape[1], metric, kind="hnsw", threads=options.threads)
+            for line in split(options.splits, rows, asked, options.k, make):
+                head = {"data": name, "commit": about["commit"], "rows": len(rows), "splits": options.splits}
+                table.append(head | line)
+                cells = (f"{one['over']:+.4f} ({one['spread']:.4f}, {one['work']})" for one in line["targets"].values())
+                print(f"| {name} | {line['asked']} | {line['k']} | {' | '.join(cells)} |", flush=True)
+                output.write_text(json.dumps({"about": about, "table": table}, indent=1) + "\n")
+            continue
         for kind in options.kinds if options.drift else ():
             make = functools.partial(nf.Index, rows.shape[1], metric, kind=kind, threads=options.threads)
             for k in options.k:
-                table.append({"data": name, "kind": kind, "k": k} | drifted(rows, asked, k, make))
+                table.append(
+                    {"data": name, "commit": about["commit"], "kind": kind, "k": k} | drifted(rows, asked, k, make)
+                )
                 print(json.dumps(table[-1]), flush=True)
                 output.write_text(json.dumps({"about": about, "table": table}, indent=1) + "\n")
         for kind in options.kinds if not options.drift else ():
@@ -215,7 +277,14 @@ def main() -> None:
             replaced(index, rows) if options.churn else index.add(rows)
             index.threads = 1
             for k in options.k:
-                line = {"data": name, "metric": metric, "rows": len(index), "dimension": rows.shape[1], "kind": kind}
+                line = {
+                    "data": name,
+                    "commit": about["commit"],
+                    "metric": metric,
+                    "rows": len(index),
+                    "dimension": rows.shape[1],
+                    "kind": kind,
+                }
                 line |= {"k": k, "queries": len(asked), "targets": measured(index, asked, k, options.rounds)}
                 table.append(line)
                 cells = (

@@ -37,6 +37,9 @@ pub(crate) const FEWEST: usize = 1024;
 /// Rows that are held out of the graph while its recall is measured.
 const HELD_OUT: usize = 1024;
 
+/// Where one row of fewer than these is held out, how well they are linked afterwards makes a difference.
+const LATE_SHARE: usize = 32;
+
 /// The recall where the caller does not say.
 pub const DEFAULT_RECALL: f64 = 0.95;
 
@@ -285,6 +288,9 @@ impl Hnsw {
         let level = Arc::make_mut(level);
         level.resize(rows.len());
         points.insert(guide, codes, level, nodes, rows.len(), false);
+        if held_out * LATE_SHARE > rows.len() {
+            points.insert(guide, codes, level, nodes, rows.len(), true);
+        }
         points.connect(guide, codes, level);
         *linked = rows.len();
         Some(graph)

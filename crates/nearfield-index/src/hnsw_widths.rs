@@ -10,8 +10,11 @@ use crate::hnsw::{Bench, Graph, Hnsw, Plan};
 use crate::pool::each_job;
 use crate::walk::{Lie, adaptive, depth};
 
-/// The fewest of them that are asked for a width.
+/// The fewest rows that are asked for the recall of a width.
 const FEWEST_ASKED: usize = 96;
+
+/// So many are enough where many answers are wanted.
+const ENOUGH: usize = 256;
 
 /// Recalls for which the width of walks is measured.
 pub(crate) const TARGETS: [f64; 7] = [0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998];
@@ -34,17 +37,24 @@ pub(crate) fn widest(nodes: usize, k: usize) -> usize {
 }
 
 /// Standard errors by which the recall of the held-out rows must exceed a target: they are a sample.
-const CAUTION: f64 = 0.5;
+const CAUTION: f64 = 0.75;
 
 /// Of so many queries as many as tell enough about walks for k answers: many answers a query tell as much with fewer.
 fn telling(queries: usize, k: usize) -> usize {
-    queries.div_ceil(if k > 10 { 4 } else { 1 })
+    if k > 10 { queries.min(ENOUGH) } else { queries }
+}
+
+/// The recall to be reached among the rows `linked` for this one among all rows of the graph, the others of which are linked
+/// afterwards: at equal width misses grow about as the root of the number of rows.
+fn before_all(target: f64, linked: &[u32], graph: &Graph) -> f64 {
+    let growth = (graph.rows.len() as f64 / linked.len().max(1) as f64).max(1.0);
+    1.0 - (1.0 - target) / growth.sqrt()
 }
 
 impl Hnsw {
     /// Measures how wide a walk must be among the rows `linked`: `asked`, which are not among them, are the queries.
     pub(crate) fn calibrate(&self, graph: &mut Graph, linked: &[u32], asked: &[u32], threads: usize) {
-        let nodes = linked.len();
+        let (nodes, targets) = (linked.len(), TARGETS.map(|target| before_all(target, linked, graph)));
         let (queries, truth) = self.questions(linked, asked, threads);
         graph.lie = self.lie(graph, &queries, threads);
         let mut widths = [[0; TARGETS.len()]; DEPTHS.len()];
@@ -60,9 +70,9 @@ impl Hnsw {
                 let recall = self.reached(graph, queries(width), &truth, (k.min(nodes), width), threads);
                 curve.push((width as f64, curve.last().map_or(recall, |last| recall.max(last.1))));
                 let is_over = |target: f64| curve[curve.len() - 1].1 >= target;
-                while reached < TARGETS.len() && (is_over(TARGETS[reached]) || width >= widest) {
-                    let sufficient = moved(&curve, TARGETS[reached]).max(curve[0].0).ceil() as usize;
-                    widths[reached] = if is_over(TARGETS[reached]) { sufficient } else { nodes } as u32;
+                while reached < TARGETS.len() && (is_over(targets[reached]) || width >= widest) {
+                    let sufficient = moved(&curve, targets[reached]).max(curve[0].0).ceil() as usize;
+                    widths[reached] = if is_over(targets[reached]) { sufficient } else { nodes } as u32;
                     reached += 1;
                 }
                 width = (width + width.div_ceil(2)).min(nodes);
@@ -126,8 +136,7 @@ impl Hnsw {
         let asked = (queries.len() / flat.dimension) as f64;
         let mean = found.into_inner() as f64 / asked;
         let error = ((squares.into_inner() as f64 / asked - mean * mean).max(0.0) / asked).sqrt();
-        let caution = if k == 1 { 2.0 * CAUTION } else { CAUTION }; // all or nothing: such a sample tells least
-        (mean - error * caution) / k as f64
+        (mean - error * CAUTION) / k as f64
     }
 
     /// Width of a walk that reaches this recall for k answers, on rows like those in the graph.
@@ -158,6 +167,7 @@ impl Hnsw {
         let (queries, truth) = self.questions(linked, asked, threads);
         graph.lie = self.lie(graph, &queries, threads);
         let mut widths = graph.widths;
+        let targets = TARGETS.map(|target| before_all(target, linked, graph));
         for (widths, k) in widths.iter_mut().zip(DEPTHS.map(|k| k.min(linked.len()))) {
             let queries = &queries[..self.flat.dimension * telling(asked.len(), k)];
             let widest = widest(linked.len(), k);
@@ -170,7 +180,7 @@ impl Hnsw {
                 }
             }
             let (last, mut now) = (f64::from(measured[AGAIN - 1]), 0.0);
-            for (width, target) in measured.iter_mut().zip(TARGETS) {
+            for (width, target) in measured.iter_mut().zip(targets) {
                 now = moved(&curve, target).max(k.max(8) as f64);
                 *width = if now > widest as f64 { linked.len() } else { now.ceil() as usize } as u32;
             }
@@ -198,4 +208,78 @@ fn moved(curve: &[(f64, f64)], target: f64) -> f64 {
     let (from, low) = curve[above - 1];
     let share = (misses(low).ln() - misses(target).ln()) / (misses(low).ln() - misses(recall).ln());
     from + share.clamp(0.0, 1.0) * (width - from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use nearfield_kernels::Metric;
+    use nearfield_kernels::project::Random;
+
+    const DIMENSION: usize = 24;
+
+    fn rows(count: usize, seed: u64) -> Vec<f32> {
+        let mut random = Random::new(seed);
+        (0..count * DIMENSION).map(|i| random.normal() / (1.0 + (i % DIMENSION) as f32).sqrt()).collect()
+    }
+
+    /// True answers to each of these queries, and those of them that walks for this recall find.
+    fn answers(index: &Hnsw, queries: &[f32], recall: f64) -> (Vec<i64>, Vec<i64>) {
+        let request = Request { threads: 2, recall: Some(1.0), ..Request::new(queries, 10) };
+        let truth = index.search(&request).unwrap();
+        let mut found = Vec::new();
+        for (query, ids) in queries.chunks(DIMENSION).zip(truth.ids.chunks(10)) {
+            let request = Request { recall: Some(recall), ..Request::new(query, 10) };
+            let got: HashSet<i64> = index.search(&request).unwrap().ids.into_iter().collect();
+            found.extend(ids.iter().filter(|id| got.contains(*id)));
+        }
+        (truth.ids, found)
+    }
+
+    #[test]
+    fn widths_measured_among_few_rows_are_enough_for_the_many_that_come_at_once() {
+        let mut index = Hnsw::new(DIMENSION, Metric::L2).unwrap();
+        index.add(&rows(4000, 1), None, 2).unwrap();
+        index.add(&rows(11_000, 2), None, 2).unwrap();
+        let graph = index.graph.as_ref().unwrap();
+        assert!(graph.change.built == 4000 && graph.linked > 14_000, "they were linked, the graph was not built again");
+        for target in [0.95, 0.98] {
+            let (truth, found) = answers(&index, &rows(600, 3), target);
+            let reached = found.len() as f64 / truth.len() as f64;
+            assert!(reached >= target - 0.025, "{reached} of {target}");
+        }
+    }
+
+    #[test]
+    fn rows_that_asked_for_widths_are_found_as_often_as_those_that_answered() {
+        let mut index = Hnsw::new(DIMENSION, Metric::L2).unwrap();
+        index.add(&rows(8192, 1), None, 2).unwrap();
+        let graph = index.graph.as_ref().unwrap();
+        let asked: HashSet<i64> = graph.rows[7168..].iter().map(|row| index.flat.ids.of(*row)).collect();
+        let (truth, found) = answers(&index, &rows(2000, 2), 0.9);
+        let among = |ids: &[i64]| ids.iter().filter(|id| asked.contains(*id)).count() as f64;
+        let [all, theirs] = [found.len() as f64 / truth.len() as f64, among(&found) / among(&truth)];
+        assert!(theirs >= all - 0.03, "{theirs} of rows that asked, {all} of all");
+    }
+
+    #[test]
+    fn many_answers_to_few_queries_are_no_reason_to_ask_fewer_still() {
+        assert_eq!([1, 10, 30, 100].map(|k| telling(1024, k)), [1024, 1024, 256, 256]);
+        assert_eq!([1, 10, 30, 100].map(|k| telling(180, k)), [180; 4]);
+    }
+
+    #[test]
+    fn a_width_lies_between_those_that_miss_more_and_fewer_answers() {
+        let curve = [(10.0, 0.6), (15.0, 0.9), (22.0, 0.9), (33.0, 0.99)];
+        assert!((moved(&curve, 0.8) - (10.0 + 5.0 / 2.0)).abs() < 1e-9, "half of the misses in half of the steps");
+        assert_eq!((moved(&curve, 0.9), moved(&curve, 0.99)), (15.0, 33.0));
+        let between = [0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.995].map(|target| moved(&curve, target));
+        assert!(between.is_sorted(), "{between:?}");
+        assert!(
+            (moved(&curve, 0.995) - 66.0).abs() < 1e-6,
+            "half of the misses at twice the width, where the curve ends"
+        );
+    }
 }
