@@ -23,7 +23,7 @@ use std::ops::Range;
 use crate::project::{Projection, Sample, rounded};
 use crate::quantize::Frame;
 use crate::rest::{self, Rest, RestQuery};
-use crate::{GROUP, Kernels, LINE, Line, Metric, pages};
+use crate::{GROUP, Kernels, LINE, Line, Metric, errors, pages};
 
 /// Step of the code in units of the spread of the coordinates. Alone, about the best for 16 levels of a normal variable
 /// (Max, "Quantizing for Minimum Distortion", 1960); in halves, between that and a quarter of the best for 4 levels.
@@ -126,8 +126,8 @@ pub struct Guide {
     pub scale: f32,
     /// What the stored bias of a row is multiplied by.
     pub bias: f32,
-    /// Usual errors of keys by what walks read and by whole codes, in units of the product of the query's norm and its
-    /// distance to the row.
+    /// How far keys by what walks read and by whole codes may usually be off, in units of the product of the query's norm
+    /// and its distance to the row.
     pub errors: [f32; 2],
     /// Coder of what is left of long rows.
     pub rest: Option<Rest>,
@@ -249,11 +249,11 @@ impl Guide {
                 break;
             }
         }
-        best.expect("the last width is tried for every dimension").0
+        let guide = best.expect("the last width is tried for every dimension").0;
+        errors::measured(kernels, guide, codes, sources)
     }
 
-    /// As `fit`, of so many lines and these planes; also returns the share of the rows' squared norms that the
-    /// directions keep.
+    /// As `fit`, of so many lines and these planes.
     pub fn train(
         kernels: &Kernels,
         frame: &Frame,
@@ -261,9 +261,10 @@ impl Guide {
         (lines, planes): (usize, Planes),
         codes: &[Line],
         sources: &[Source],
-    ) -> (Self, f32) {
+    ) -> Self {
         let sample = Self::sample(kernels, dimension, codes, sources);
-        Self::train_on(&sample, frame, dimension, (lines, planes), sources)
+        let (guide, _) = Self::train_on(&sample, frame, dimension, (lines, planes), sources);
+        errors::measured(kernels, guide, codes, sources)
     }
 
     fn sample<'a>(kernels: &'a Kernels, dimension: usize, codes: &'a [Line], sources: &[Source]) -> Sample<'a> {
@@ -271,6 +272,7 @@ impl Guide {
         Sample::new(kernels, codes, sources[..count].iter().map(|source| source.scale).collect(), dimension)
     }
 
+    /// A coder whose errors are not known, and the share of the rows' squared norms that its directions keep.
     fn train_on(
         sample: &Sample,
         frame: &Frame,
@@ -286,14 +288,9 @@ impl Guide {
         let step = norm / (projection.outputs as f32).sqrt() * planes.step() * (planes.count() / 2).pow(2) as f32;
         let scale = (step * 2.0 / 65_535.0).max(f32::MIN_POSITIVE);
         let bias = (largest(|source| source.bias) / 65_535.0).max(f32::MIN_POSITIVE);
-        // What a code misses of a row points anywhere among its directions.
-        let error = |missed: f32| ((1.0 - kept * (1.0 - missed)) / projection.outputs as f32).sqrt();
-        // An upper half is off by more where it is far from its row, which four levels leave often.
-        let coarse = error(planes.missed()) * if planes == Planes::Four { 1.6 } else { 1.0 };
-        let errors = [coarse, error(Planes::Two.missed())];
+        let errors = [0.0; 2];
         let mut guide = Self { lines, planes, frame: frame.clone(), projection, scale, bias, errors, rest: None };
-        let missed = 1.0 - kept * (1.0 - Planes::Two.missed());
-        guide.rest = Rest::pays(dimension).then(|| Rest::new(&guide, missed, norm));
+        guide.rest = Rest::pays(dimension).then(|| Rest::new(&guide, norm));
         (guide, kept)
     }
 
@@ -456,19 +453,26 @@ impl Guide {
         into.point.extend(into.place.iter().map(|x| *x as f32));
         into.high.resize(self.projection.lines(), Line([0; LINE]));
         let (rounded, _) = (kernels.code8)(&into.point, &mut into.high);
+        let far = largest > 1e12;
+        let (high, unit) = (std::mem::take(&mut into.high), if far { 1.0 } else { rounded / 127.0 });
+        self.encode_place(kernels, &high, unit, into);
+        into.high = high;
+        // Keys of a query very far away would leave the range of float32; there the direction alone matters.
+        into.query.bias = if metric == Metric::Dot || far { 0.0 } else { self.bias };
+        into.query.square = if into.query.bias == 0.0 { f32::INFINITY } else { square as f32 };
+    }
+
+    /// Codes the query that stands at these signed codes in the frame, in units of `unit`.
+    pub(crate) fn encode_place(&self, kernels: &Kernels, codes: &[Line], unit: f32, into: &mut GuideScratch) {
         into.dots.resize(self.projection.outputs, 0);
-        (kernels.scan)(&self.projection.codes, &into.high, &mut into.dots);
+        (kernels.scan)(&self.projection.codes, codes, &mut into.dots);
         into.point.clear();
         into.point.extend(into.dots.iter().zip(&self.projection.scales).map(|(dot, scale)| *dot as f32 * scale));
         lay_out(self.lines, self.planes, &mut into.point);
+        into.query.set(kernels, self.planes, &into.point, self.scale * unit);
         if let Some(rest) = &self.rest {
-            into.rest.set(rest, &into.high, if largest > 1e12 { 1.0 } else { rounded / 127.0 });
+            into.rest.set(rest, codes, unit);
         }
-        // Keys of a query very far away would leave the range of float32; there the direction alone matters.
-        let far = largest > 1e12;
-        into.query.bias = if metric == Metric::Dot || far { 0.0 } else { self.bias };
-        into.query.square = if into.query.bias == 0.0 { f32::INFINITY } else { square as f32 };
-        into.query.set(kernels, self.planes, &into.point, self.scale * if far { 1.0 } else { rounded / 127.0 });
     }
 }
 

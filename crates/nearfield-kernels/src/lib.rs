@@ -11,6 +11,7 @@
 //! * [`walk`] is such a walk, [`topk`] keeps the k-th best bound while a scan runs, [`pages`] asks for memory on large pages.
 
 pub mod dispatch;
+mod errors;
 pub mod groups;
 pub mod guide;
 pub mod kmeans;

@@ -8,7 +8,7 @@
 //! Codes lie in two planes as in guide codes of 4 bits: byte b of line l has coordinates 128 l + b and 128 l + 64 + b. In
 //! the last line two bytes hold the factor, and the four coordinates that belong there are left out.
 
-use crate::guide::{Guide, Planes, STEP, factors, place};
+use crate::guide::{Guide, STEP, factors, place};
 use crate::project::rounded;
 use crate::{GROUP, Kernels, LINE, Line};
 
@@ -18,12 +18,6 @@ const LONG: usize = 384;
 /// Bytes of a row's factor.
 const FACTOR: usize = 2;
 
-/// What the query's rounding adds to the error of a key.
-const ROUNDING: f32 = 0.0004;
-
-/// Keys of guide codes are off by less than is said of them, and what is looked at is chosen by that.
-const WIDENED: f32 = 2.0;
-
 /// Coder of what is left of rows.
 #[derive(Clone, Debug)]
 pub struct Rest {
@@ -31,7 +25,7 @@ pub struct Rest {
     pub lines: usize,
     /// What the stored factor of a row is multiplied by.
     pub scale: f32,
-    /// Usual error of a key, in the units of [`Guide::errors`].
+    /// How far a key may usually be off, in the units of [`Guide::errors`].
     pub error: f32,
     /// How a guide code stands along each coordinate of the frame: `turn_scales[j]` times the codes of row j.
     turns: Vec<Line>,
@@ -57,14 +51,10 @@ impl Rest {
         dimension.div_ceil(2 * LINE)
     }
 
-    /// A coder beside `guide`, which misses this share of the squared norms of rows, at the most `norm` long.
-    pub fn new(guide: &Guide, missed: f32, norm: f32) -> Self {
-        let dimension = guide.projection.inputs;
-        let step = norm / (dimension as f32).sqrt() * STEP;
-        // What 4 bits miss, the coordinates in whose place the factor stands, and the rounding of the query.
-        let lost = Planes::Two.missed() + 2.0 * FACTOR as f32 / dimension as f32;
-        let error = ((missed * lost / dimension as f32).sqrt() + ROUNDING) * WIDENED;
-        Self::of(guide, (step * 2.0 / 65_535.0).max(f32::MIN_POSITIVE), error)
+    /// A coder beside `guide` of rows at the most `norm` long, whose error is not known.
+    pub fn new(guide: &Guide, norm: f32) -> Self {
+        let step = norm / (guide.projection.inputs as f32).sqrt() * STEP;
+        Self::of(guide, (step * 2.0 / 65_535.0).max(f32::MIN_POSITIVE), 0.0)
     }
 
     /// A coder of which these are known.

@@ -402,7 +402,7 @@ fn guide_keys_follow_the_distance_and_do_not_depend_on_the_level() {
         let width = if dimension <= planes.directions(1) { 1 } else { 2 };
         let mut made = Vec::new();
         every_level(|kernels| {
-            let (guide, _) = Guide::train(kernels, &frame, dimension, (width, planes), &codes, &sources);
+            let guide = Guide::train(kernels, &frame, dimension, (width, planes), &codes, &sources);
             let mut rows = guide.room(count);
             guide.encode(kernels, &codes, &sources, rows.arrays_mut().map(|lines| &mut lines[..]));
             let mut scratch = GuideScratch::default();
@@ -570,7 +570,7 @@ fn keys_of_long_rows_are_off_by_as_little_as_is_said_and_do_not_depend_on_the_le
         let (data, frame, codes, sources) = coded_by(count, dimension, |axis| 1.0 / axis.sqrt());
         let mut made = Vec::new();
         every_level(|kernels| {
-            let (guide, _) = Guide::train(kernels, &frame, dimension, (2, planes), &codes, &sources);
+            let guide = Guide::train(kernels, &frame, dimension, (2, planes), &codes, &sources);
             let mut rows = guide.room(count);
             guide.encode(kernels, &codes, &sources, rows.arrays_mut().map(|lines| &mut lines[..]));
             let rest = guide.rest.as_ref().expect("rows are long");
