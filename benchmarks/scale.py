@@ -1,12 +1,14 @@
 """From 100,000 to 10,000,000 vectors with the rows on the disk: build, memory, recall, and what a query costs.
 
-    python benchmarks/scale.py                                    # the sizes of docs/scale.md; 16 GB of disk, an hour
+    python benchmarks/scale.py                                    # the sizes of docs/scale.md; 16 GB of disk
     python benchmarks/scale.py --rows 20000 100000 --folder /tmp  # small ones
 
-Clustered synthetic vectors (2,000 centres, variances falling as 1/i) are made and added piece by piece, in one call.
-The time to make them is not counted. Each size has a process of its own. Memory is what the process holds and
-cannot give back (RssAnon of /proc/self/status, the peak of samples taken five times a second); pages of files that the
-system keeps while there is room are not in it. The truth is the index's own exact search.
+Clustered synthetic vectors (variances falling as 1/i) are made and added piece by piece, in one call. A collection
+grows in two ways: more is said of the same 2,000 subjects (clusters become denser, and the nearest harder to tell from
+the others), or there are more subjects, of 500 vectors each. The time to make vectors is not counted. Each size has a
+process of its own. Memory is what the process holds and cannot give back (RssAnon of /proc/self/status, the peak of
+samples taken five times a second); pages of files that the system keeps while there is room are not in it. The truth
+is the index's own exact search.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
 PIECE = 50_000
+CLUSTERS = 2000
+EACH = 500  # vectors, where clusters grow in number
 K = 10
 
 
@@ -58,17 +62,17 @@ class Peak:
         self.thread.join()
 
 
-def clustered(count: int, dimension: int, seed: int) -> Iterator[NDArray[np.float32]]:
-    """Pieces of unit vectors: normal about one of 2,000 centres, the same for every seed."""
+def clustered(count: int, dimension: int, clusters: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    """Pieces of unit vectors: normal about one of so many centres, the same for every seed."""
     rng = np.random.default_rng(0)
     spread = (1.0 / np.sqrt(1.0 + np.arange(dimension))).astype(np.float32)
-    centres = rng.standard_normal((2000, dimension), dtype=np.float32) * spread
+    centres = rng.standard_normal((clusters, dimension), dtype=np.float32) * spread
     rng = np.random.default_rng(seed)
     for start in range(0, count, PIECE):
         size = min(PIECE, count - start)
         piece = rng.standard_normal((size, dimension), dtype=np.float32)
         piece *= np.float32(0.7) * spread
-        piece += centres[rng.integers(2000, size=size)]
+        piece += centres[rng.integers(clusters, size=size)]
         piece /= np.linalg.norm(piece, axis=1, keepdims=True)
         yield piece
 
@@ -77,15 +81,15 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     """One size, in this process."""
     import nearfield as nf
 
-    rows, dimension = options.rows[0], options.dimension
-    queries = next(clustered(options.queries, dimension, 2))
+    rows, dimension, clusters = options.rows[0], options.dimension, options.clusters
+    queries = next(clustered(options.queries, dimension, clusters, 2))
     index = nf.Index(dimension, kind="hnsw", threads=options.threads, on_disk=options.folder)
     making = 0.0
 
     def pieces() -> Iterator[NDArray[np.float32]]:
         nonlocal making
         started = time.perf_counter()
-        for piece in clustered(rows, dimension, 1):
+        for piece in clustered(rows, dimension, clusters, 1):
             making += time.perf_counter() - started
             yield piece
             started = time.perf_counter()
@@ -96,6 +100,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         seconds = time.perf_counter() - started - making
     found: dict[str, Any] = {
         "rows": rows,
+        "clusters": clusters,
         "build_seconds": round(seconds, 1),
         "build_peak_gb": round(peak.bytes / 1e9, 2),
         "held_gb": round(held() / 1e9, 2),
@@ -143,23 +148,47 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def apart(options: argparse.Namespace, rows: int, clusters: int) -> dict[str, Any]:
+    """One size, in a process of its own."""
+    command = [sys.executable, __file__, "--one", "--rows", str(rows), "--clusters", str(clusters)]
+    for name in ("dimension", "queries", "rounds", "threads", "save_up_to", "folder"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    command += ["--recalls", *map(str, options.recalls)]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found
+
+
 def draw(results: list[dict[str, Any]], target: float, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    cost: list[tuple[int, float]] = [
-        (size["rows"], 1e6 / point["qps"]) for size in results for point in size["points"] if point["target"] == target
-    ]
-    rows: NDArray[np.float64] = np.array([count for count, _ in cost], dtype=np.float64)
-    micros = [each for _, each in cost]
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    axes.loglog(rows, micros, "o-", label=f"a query, recall {target}, one thread")
-    axes.loglog(rows, micros[0] * (rows / rows[0]) ** 0.25, "--", color="gray", label="$n^{0.25}$ from the first")
-    for count, each in cost:
-        axes.annotate(f"{each:.0f}", (count, each), textcoords="offset points", xytext=(0, 7), ha="center")
-    axes.set(xlabel="vectors", ylabel="microseconds", ylim=(micros[0] / 2, None))
+    ways = {
+        "2,000 clusters that become denser": [size for size in results if size["clusters"] == CLUSTERS],
+        "more and more clusters of 500": [size for size in results if size["rows"] == EACH * size["clusters"]],
+    }
+    first = min(results, key=lambda size: size["rows"])["rows"]
+    lowest = np.inf
+    for name, sizes in ways.items():
+        cost = [
+            (size["rows"], 1e6 / point["qps"])
+            for size in sizes
+            for point in size["points"]
+            if point["target"] == target
+        ]
+        if cost:
+            rows, micros = np.array(cost).T
+            axes.loglog(rows, micros, "o-", label=name)
+            for count, each in cost:
+                axes.annotate(f"{each:.0f}", (count, each), textcoords="offset points", xytext=(0, 7), ha="center")
+            axes.loglog(rows, micros[0] * (rows / first) ** 0.25, ":", color=axes.lines[-1].get_color())
+            lowest = min(lowest, micros[0])
+    axes.plot([], [], ":", color="gray", label="$n^{0.25}$ from the first")
+    axes.set_title(f"a query, recall {target}, one thread", fontsize="medium")
+    axes.set(xlabel="vectors", ylabel="microseconds", ylim=(lowest / 2, None))
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=120)
@@ -168,6 +197,7 @@ def draw(results: list[dict[str, Any]], target: float, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--clusters", type=int, nargs="+", help=f"default: {CLUSTERS}, and one for {EACH} vectors")
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -180,19 +210,16 @@ def main() -> None:
     parser.add_argument("--one", action="store_true", help="one size in this process, printed")
     options = parser.parse_args()
     if options.one:
+        options.clusters = options.clusters[0]
         print(json.dumps(measured(options)))
         return
     results = []
     for rows in sorted(options.rows):
-        command = [sys.executable, __file__, "--one", "--rows", str(rows)]
-        for name in ("dimension", "queries", "rounds", "threads", "save_up_to", "folder"):
-            command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-        command += ["--recalls", *map(str, options.recalls)]
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        results.append(json.loads(run.stdout))
-        print(json.dumps(results[-1], indent=1), flush=True)
-        about = {"dimension": options.dimension, "k": K, "threads_of_build": options.threads, "cpu": cpu()}
-        options.output.write_text(json.dumps({**about, "sizes": results}, indent=1) + "\n")
+        for clusters in sorted(set(options.clusters or (CLUSTERS, max(1, rows // EACH)))):
+            results.append(apart(options, rows, clusters))
+            print(json.dumps(results[-1], indent=1), flush=True)
+            about = {"dimension": options.dimension, "k": K, "threads_of_build": options.threads, "cpu": cpu()}
+            options.output.write_text(json.dumps({**about, "sizes": results}, indent=1) + "\n")
     draw(results, 0.95 if 0.95 in options.recalls else options.recalls[0], options.picture)
 
 
