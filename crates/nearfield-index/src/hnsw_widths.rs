@@ -10,7 +10,10 @@ use crate::hnsw::{Bench, Graph, Hnsw, Plan};
 use crate::pool::each_job;
 use crate::walk::{Lie, adaptive, depth};
 
-/// The fewest rows that are asked for the recall of a width.
+/// Nodes that are looked around for the recall of one width, about: fewer rows are asked for wide ones.
+const LOOKED_AROUND: usize = 192 << 10;
+
+/// The fewest rows that are asked for it.
 const FEWEST_ASKED: usize = 96;
 
 /// So many are enough where many answers are wanted.
@@ -63,7 +66,7 @@ impl Hnsw {
             // must do there.
             let most = telling(asked.len(), k);
             let queries =
-                |width: usize| &queries[..self.flat.dimension * most.min((most * 512 / width).max(FEWEST_ASKED))];
+                |width: usize| &queries[..self.flat.dimension * most.min((LOOKED_AROUND / width).max(FEWEST_ASKED))];
             let (mut reached, mut curve) = (0, Vec::<(f64, f64)>::new());
             let (mut width, widest) = (k.max(8), widest(nodes, k));
             while reached < TARGETS.len() {
