@@ -47,6 +47,13 @@ const PER_JOB: usize = 8;
 /// Parts of a graph that are offered new neighbours one by one.
 const PARTS: usize = 256;
 
+/// For the dot product one of so many points is a hub: those of the largest norms are neighbours of many, and most walks
+/// go through them.
+const HUB_SHARE: usize = 8;
+
+/// How much larger than usual the norm of a hub is at the least.
+const HUB_NORM: f64 = 1.02;
+
 /// Points to link, in the order of their nodes: what distances between them are made of.
 pub(crate) struct Points<'a> {
     pub kernels: &'static Kernels,
@@ -57,6 +64,8 @@ pub(crate) struct Points<'a> {
     lines: usize,
     /// For the dot product, a point's share of its products that its code about the mean does not tell; otherwise empty.
     shares: Vec<f32>,
+    /// Points less high than this are hubs, of which there are none but for the dot product.
+    low: f32,
 }
 
 /// What a distance to a point is made of. All of it stands in one cache line.
@@ -78,6 +87,15 @@ struct Point {
 enum By {
     Distance,
     Product,
+}
+
+/// How nodes are linked.
+#[derive(Clone, Copy)]
+struct Pass {
+    /// For the second time.
+    again: bool,
+    /// To a graph that is there already and is offered a few.
+    settled: bool,
 }
 
 /// A node that may become a neighbour of another: `distance << 32 | node`, the distance as by [`ordered`].
@@ -126,6 +144,17 @@ fn signed(codes: &[Line], into: &mut Vec<Line>) {
     into.extend(codes.iter().map(|line| Line(line.0.map(|code| code ^ 128))));
 }
 
+/// The norm beyond which a point with one of these norms is a hub; infinite where they are all about the same.
+fn hub_norm(mut norms: Vec<f64>) -> f64 {
+    let place = norms.len() - norms.len().div_ceil(HUB_SHARE);
+    if place == 0 {
+        return f64::INFINITY;
+    }
+    let (others, &mut large, _) = norms.select_nth_unstable_by(place, f64::total_cmp);
+    let (_, &mut usual, _) = others.select_nth_unstable_by(place / 2, f64::total_cmp);
+    if large > HUB_NORM * usual { large } else { f64::INFINITY }
+}
+
 impl<'a> Points<'a> {
     /// Points at these rows. `norms` of the rows (in the frame's units) are needed for the dot product alone: there,
     /// a point gets one more coordinate, sqrt(M² - |x|²) with M the largest norm, and no product with a query changes
@@ -149,7 +178,7 @@ impl<'a> Points<'a> {
                 *point = Point { row, scale, square, height: 0.0 };
             }
         });
-        let mut shares = Vec::new();
+        let (mut shares, mut low) = (Vec::new(), 0.0);
         if let Some(norms) = norms {
             let most = norms.iter().fold(0.0f64, |a, x| a.max(*x));
             for (point, norm) in points.iter_mut().zip(norms) {
@@ -157,8 +186,11 @@ impl<'a> Points<'a> {
                 // |x|² = |o|² + 2 <o, mean> + |mean|², and <x, y> = <o, p> + <o, mean> + <p, mean> + |mean|².
                 shares.push(((norm * norm - f64::from(point.square)) / 2.0) as f32);
             }
+            let there = points.iter().zip(norms).filter(|(point, _)| point.row != NONE);
+            let hub = hub_norm(there.map(|(_, norm)| *norm).collect());
+            low = (most * most - hub * hub).max(0.0).sqrt() as f32;
         }
-        Self { kernels, threads, points, codes, lines, shares }
+        Self { kernels, threads, points, codes, lines, shares, low }
     }
 
     /// Puts point `at[place]` at each place.
@@ -167,6 +199,11 @@ impl<'a> Points<'a> {
         if !self.shares.is_empty() {
             self.shares = at.iter().map(|point| self.shares[*point as usize]).collect();
         }
+    }
+
+    /// Whether many nodes are likely to have this one as a neighbour.
+    fn is_hub(&self, node: u32) -> bool {
+        self.points[node as usize].height < self.low
     }
 
     /// Row of each node.
@@ -290,7 +327,8 @@ impl<'a> Points<'a> {
         while start < to {
             let count = if again { most } else { start.min(most) }.min(to - start);
             let nodes: Vec<u32> = (start as u32..(start + count) as u32).collect();
-            self.batch(guide, codes, level, &nodes, if again { level.nodes } else { start }, again);
+            let linked = if again { level.nodes } else { start };
+            self.batch(guide, codes, level, &nodes, linked, Pass { again, settled: from > 1 });
             start += count;
         }
     }
@@ -327,11 +365,12 @@ impl<'a> Points<'a> {
         again: bool,
     ) {
         for nodes in nodes.chunks((linked / 50).max(64)) {
-            self.batch(guide, codes, level, nodes, linked, again);
+            self.batch(guide, codes, level, nodes, linked, Pass { again, settled: true });
         }
     }
 
-    fn batch(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, nodes: &[u32], linked: usize, again: bool) {
+    fn batch(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, nodes: &[u32], linked: usize, pass: Pass) {
+        let Pass { again, settled } = pass;
         let mut lists = Level::new(nodes.len(), DEGREE);
         let width = level.width;
         let bench = || Bench { again, ..Bench::default() };
@@ -381,19 +420,26 @@ impl<'a> Points<'a> {
                         bench.listed.push(offered);
                     }
                 }
-                if bench.listed.len() > most {
-                    self.choose(target, most, bench);
-                    walk::set(list, &bench.chosen);
-                } else {
+                // A hub is offered much that is of no use to walks, one by one: it takes what it would choose of that.
+                let picks = settled && self.is_hub(target);
+                if bench.listed.len() <= most && !picks {
                     walk::set(list, &bench.listed);
+                    continue;
                 }
+                let mut others = if picks { bench.listed[..had].to_vec() } else { Vec::new() };
+                self.choose(target, most, bench);
+                others.retain(|node| !bench.chosen.contains(node));
+                if bench.chosen.len() + others.len() <= most {
+                    bench.chosen.append(&mut others);
+                }
+                walk::set(list, &bench.chosen);
             }
         });
     }
 
     /// Takes nodes that are gone out of the lists of all others. Those who keep few neighbours choose others among the
     /// neighbours of the ones they lose (Singh et al., "FreshDiskANN: A Fast and Accurate Graph-Based ANN Index for
-    /// Streaming Similarity Search", 2021). Returns the nodes that are left with the fewest.
+    /// Streaming Similarity Search", 2021). Returns those that are to be linked again: the ones left with the fewest, and hubs.
     pub fn mend(&self, level: &mut Level, gone: &[bool]) -> Vec<u32> {
         const NODES: usize = 4096;
         let mut changed = vec![Vec::new(); level.nodes.div_ceil(NODES)];
@@ -417,15 +463,15 @@ impl<'a> Points<'a> {
                 changed.push((node as u32, bench.chosen.clone()));
             }
         });
-        let mut few = Vec::new();
+        let mut worn = Vec::new();
         for (node, list) in changed.into_iter().flatten() {
             level.set(node, &list);
-            if list.len() < DEGREE / 4 {
-                few.push(node);
+            if list.len() < DEGREE / 4 || self.is_hub(node) {
+                worn.push(node);
             }
         }
         (0..level.nodes as u32).filter(|node| gone[*node as usize]).for_each(|node| level.set(node, &[]));
-        few
+        worn
     }
 
     /// Makes every node reachable from the first; returns how many were not.

@@ -4,7 +4,8 @@
 //! are enough of both. Then a *fold* takes the dead nodes out of the lists of the others, gives their places to the new
 //! rows and links these to the frozen graph, as the builder does: the batches of Singh et al., "FreshDiskANN: A Fast and
 //! Accurate Graph-Based ANN Index for Streaming Similarity Search", 2021. Twice as many nodes as came are then linked a
-//! second time, in turn, so that a graph which has changed for long is as good as one that was built at once.
+//! second time, in turn, and those through which most walks go as soon as they lose a neighbour, so that a graph which has
+//! changed for long is as good as one that was built at once.
 //!
 //! Nodes stay without gaps and in a random order: the first of them are the way in, so a node from farther back is moved
 //! where one of the first is gone, and a new one takes the place of one of the first as often as chance would have it.
@@ -173,7 +174,7 @@ impl Hnsw {
         let mut all: Vec<u32> = graph.rows.iter().map(|row| if is_live(*row) { *row } else { NONE }).collect();
         all.extend(&fresh);
         let mut points = self.points(&all, threads);
-        let few = points.mend(Arc::make_mut(&mut graph.level), &gone);
+        let worn = points.mend(Arc::make_mut(&mut graph.level), &gone);
         let mut random = Random::new((graph.change.folded + nodes) as u64);
         let at = arranged(&gone, fresh.len(), &mut random);
         let now = rearrange(graph, &mut points, &at, &codes, threads);
@@ -193,7 +194,7 @@ impl Hnsw {
         points.link(guide, codes, level, &came, linked.len(), false);
         let swept = (SWEPT * came.len().max(dead)).min(count);
         let sweep = (0..swept).map(|i| ((change.swept + i) % count) as u32);
-        let mut again: Vec<u32> = sweep.chain(few.iter().map(|node| now[*node as usize])).collect();
+        let mut again: Vec<u32> = sweep.chain(worn.iter().map(|node| now[*node as usize])).collect();
         again.sort_unstable();
         again.dedup();
         change.swept = (change.swept + swept) % count;
@@ -364,6 +365,8 @@ fn carry<T: Copy>(values: &mut Vec<T>, new: &[T], (before, after): (usize, usize
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flat::Request;
+    use crate::hnsw::{Bench, Plan};
     use crate::walk::{Level, Reach, Walker, above};
 
     fn rows(count: usize, seed: u64) -> Vec<f32> {
@@ -487,6 +490,55 @@ mod tests {
             let first = leading(at.len()).min(nodes - dead);
             assert!(at[..first].iter().all(|node| (*node as usize) < nodes));
         }
+    }
+
+    /// Nodes that walks of several widths score, and the logarithm of the share of the ten largest products they miss.
+    fn curve(index: &Hnsw, queries: &[f32], widths: &[usize]) -> Vec<(f64, f64)> {
+        let (graph, mut bench) = (index.graph.as_ref().unwrap(), Bench::default());
+        let truth = index.exact().search(&Request::new(queries, 10)).unwrap();
+        let mut walks = |width: usize| {
+            let plan = Plan::new(24, Reach::wide(width), (10, width), graph.linked);
+            let (mut scored, mut missed) = (0, 0);
+            for (query, ids) in queries.chunks(24).zip(truth.ids.chunks(10)) {
+                let (best, _) = index.walk(kernels(), graph, query, &plan, &mut bench);
+                scored += bench.walker.scored;
+                missed += 10 - best.iter().filter(|one| ids.contains(&index.exact().ids.of(one.row))).count();
+            }
+            (scored as f64, f64::from(missed as u32 + 1).ln())
+        };
+        widths.iter().map(|width| walks(*width)).collect()
+    }
+
+    #[test]
+    fn walks_for_products_miss_no_more_after_all_rows_were_replaced() {
+        let mut random = Random::new(9);
+        let mut draw = |count: usize| -> Vec<f32> {
+            let row = |_| {
+                let norm = (0.3 * random.normal()).exp();
+                (0..24).map(|_| norm * random.normal()).collect::<Vec<f32>>()
+            };
+            (0..count).flat_map(row).collect()
+        };
+        let (old, new, queries) = (draw(4200), draw(4200), draw(200));
+        let [mut index, mut fresh] = [(); 2].map(|()| Hnsw::new(24, Metric::Dot).unwrap());
+        index.add(&old, None, 2).unwrap();
+        let ids = index.exact().ids();
+        for (gone, come) in ids.chunks(300).zip(new.chunks(300 * 24)) {
+            index.remove(gone, 2).unwrap();
+            index.add(come, None, 2).unwrap();
+        }
+        fresh.add(&new, None, 2).unwrap();
+        assert!(index.graph.as_ref().unwrap().change.folded >= 8_400, "it was folded, not built again");
+        let (changed, new) =
+            (curve(&index, &queries, &[12, 16, 24, 36, 54, 80]), curve(&fresh, &queries, &[16, 24, 36, 54]));
+        // Misses at as many nodes scored: the curve of the changed one is a line from point to point.
+        let drift = new.iter().map(|&(scored, missed)| {
+            let above = changed.iter().position(|point| point.0 >= scored).unwrap().max(1);
+            let [(from, low), (to, high)] = [changed[above - 1], changed[above]];
+            low + (high - low) * (scored / from).ln() / (to / from).ln() - missed
+        });
+        let drift = drift.sum::<f64>() / new.len() as f64;
+        assert!(drift < 0.05, "{drift} {changed:?} {new:?}");
     }
 
     #[test]
