@@ -495,9 +495,10 @@ mod tests {
     /// Nodes that walks of several widths score, and the logarithm of the share of the ten largest products they miss.
     fn curve(index: &Hnsw, queries: &[f32], widths: &[usize]) -> Vec<(f64, f64)> {
         let (graph, mut bench) = (index.graph.as_ref().unwrap(), Bench::default());
+        let beside = index.beside_graph(graph, |row| index.exact().ids.is_live(row as usize));
         let truth = index.exact().search(&Request::new(queries, 10)).unwrap();
         let mut walks = |width: usize| {
-            let plan = Plan::new(24, Reach::wide(width), (10, width), graph.linked);
+            let plan = Plan { beside: &beside, ..Plan::new(24, Reach::wide(width), (10, width), graph.linked) };
             let (mut scored, mut missed) = (0, 0);
             for (query, ids) in queries.chunks(24).zip(truth.ids.chunks(10)) {
                 let (best, _) = index.walk(kernels(), graph, query, &plan, &mut bench);
@@ -528,7 +529,7 @@ mod tests {
             index.add(come, None, 2).unwrap();
         }
         fresh.add(&new, None, 2).unwrap();
-        assert!(index.graph.as_ref().unwrap().change.folded >= 8_400, "it was folded, not built again");
+        assert!(index.graph.as_ref().unwrap().change.folded > 8000, "it was folded, not built again");
         let (changed, new) =
             (curve(&index, &queries, &[12, 16, 24, 36, 54, 80]), curve(&fresh, &queries, &[16, 24, 36, 54]));
         // Misses at as many nodes scored: the curve of the changed one is a line from point to point.
