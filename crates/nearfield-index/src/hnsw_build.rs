@@ -8,12 +8,13 @@
 //! A neighbour is chosen if no chosen one is nearer to it than the point itself: the rule of relative neighbourhood
 //! graphs (Toussaint, 1980), as in HNSW's heuristic, on distances of the 8-bit codes. The second time the first few are
 //! chosen even if one is nearer by a little, as Vamana does with all (Subramanya et al., "DiskANN: Fast Accurate
-//! Billion-point Nearest Neighbor Search on a Single Node", 2019): walks need fewer steps, and the rule for the others
-//! leaves room for the far neighbours that lead from one cluster to the next. For the dot product half of the
-//! neighbours are chosen by their products instead: what has a large product with a point that has one with the query is
-//! likely to have one too (Morozov and Babenko, "Non-metric Similarity Graphs for Maximum Inner Product Search", 2018).
+//! Billion-point Nearest Neighbor Search on a Single Node", 2019): walks need fewer steps. A neighbour chosen so keeps
+//! nobody away who lies twice as far or more, so the far neighbours that lead from one cluster to the next stay. For the
+//! dot product half of the neighbours are chosen by their products instead: what has a large product with a point that
+//! has one with the query is likely to have one too (Morozov and Babenko, "Non-metric Similarity Graphs for Maximum
+//! Inner Product Search", 2018).
 
-use nearfield_kernels::guide::{Guide, GuideCodes, GuideQuery, Source, ordered};
+use nearfield_kernels::guide::{Guide, GuideCodes, GuideQuery, Source, ordered, unordered};
 use nearfield_kernels::{BLOCK, Factors, Kernels, Line, Metric, prefetch};
 
 use crate::pool::each_job;
@@ -26,10 +27,13 @@ pub(crate) const DEGREE: usize = 32;
 const SETTLED: usize = 30;
 
 /// So many of these may be nearer to one another by a little than to the node.
-const LENIENT: usize = 8;
+const LENIENT: usize = 16;
 
 /// How much nearer, as a ratio of squared distances.
-const SLACK: f32 = 1.2;
+const SLACK: f32 = 1.1;
+
+/// What lies so many times as far from the node as a neighbour that is shadowed is not kept away by it (squared distances).
+const FAR: f32 = 2.0;
 
 /// Nodes that are linked the second time without seeing each other's new neighbours.
 const AT_ONCE: usize = 1 << 18;
@@ -104,7 +108,7 @@ struct Candidate {
     key: u64,
     point: Point,
     share: f32,
-    /// Whether a neighbour is nearer to it than the node.
+    /// Whether a neighbour that may keep it away is nearer to it than the node.
     shadowed: bool,
 }
 
@@ -254,16 +258,16 @@ impl<'a> Points<'a> {
             bench.candidates.push(other);
         }
         for i in 0..bench.chosen.len() {
-            self.thin(by, bench.chosen[i], bench);
+            self.thin(by, &self.candidate(by, bench.chosen[i]), bench);
         }
         while bench.chosen.len() < degree
             && let Some((place, _)) = bench.candidates.iter().enumerate().min_by_key(|(_, other)| other.key)
         {
-            let nearest = bench.candidates.swap_remove(place).key as u32;
+            let nearest = bench.candidates.swap_remove(place);
             bench.rows.swap_remove(place);
-            bench.chosen.push(nearest);
+            bench.chosen.push(nearest.key as u32);
             if bench.chosen.len() < degree {
-                self.thin(by, nearest, bench);
+                self.thin(by, &nearest, bench);
             }
         }
     }
@@ -276,17 +280,19 @@ impl<'a> Points<'a> {
     }
 
     /// Leaves those candidates that are not nearer to this chosen node than to the one whose neighbours are chosen.
-    fn thin(&self, by: By, near: u32, bench: &mut Bench) {
-        self.measure(near, bench);
+    fn thin(&self, by: By, near: &Candidate, bench: &mut Bench) {
+        self.measure(near.key as u32, bench);
         let lenient = bench.again && by == By::Distance && bench.chosen.len() < LENIENT;
-        let slack = if lenient { SLACK } else { 1.0 };
-        let (own, mut left) = (self.candidate(by, near), 0);
+        let far = if near.shadowed { ordered(FAR * unordered((near.key >> 32) as u32)) } else { u32::MAX };
+        let mut left = 0;
         for i in 0..bench.candidates.len() {
             let mut other = bench.candidates[i]; // without a branch on what nobody could predict
-            let (distance, from_node) = (own.distance(by, &other, bench.dots[i]), (other.key >> 32) as u32);
-            other.shadowed |= ordered(distance) < from_node;
+            let (distance, from_node) = (near.distance(by, &other, bench.dots[i]), (other.key >> 32) as u32);
+            let is_near = from_node < far;
+            other.shadowed |= is_near & (ordered(distance) < from_node);
             (bench.candidates[left], bench.rows[left]) = (other, bench.rows[i]);
-            left += usize::from(ordered(slack * distance) >= from_node) & usize::from(lenient | !other.shadowed);
+            let is_out = if lenient { is_near & (ordered(SLACK * distance) < from_node) } else { other.shadowed };
+            left += usize::from(!is_out);
         }
         bench.candidates.truncate(left);
         bench.rows.truncate(left);
@@ -553,15 +559,22 @@ mod tests {
                 points.choose(node, SETTLED, &mut bench);
                 let mut others: Vec<u32> = (0..ROWS).filter(|other| *other != node).collect();
                 others.sort_by_key(|other| (ordered(distance(node, *other)), *other));
-                let mut chosen: Vec<u32> = Vec::new();
+                let mut chosen: Vec<(u32, bool)> = Vec::new(); // and whether one chosen before is nearer
                 for other in others {
                     let from_node = distance(node, other);
+                    let is_kept_away = |slack: f32| {
+                        chosen.iter().any(|&(near, shadowed)| {
+                            slack * distance(near, other) < from_node
+                                && !(shadowed && from_node >= FAR * distance(node, near))
+                        })
+                    };
                     let slack = if again && chosen.len() < LENIENT { SLACK } else { 1.0 };
-                    if chosen.len() < SETTLED && chosen.iter().all(|near| slack * distance(*near, other) >= from_node) {
-                        shadowed += usize::from(chosen.iter().any(|near| distance(*near, other) < from_node));
-                        chosen.push(other);
+                    if chosen.len() < SETTLED && !is_kept_away(slack) {
+                        chosen.push((other, is_kept_away(1.0)));
                     }
                 }
+                shadowed += chosen.iter().filter(|(_, shadowed)| *shadowed).count();
+                let chosen: Vec<u32> = chosen.into_iter().map(|(other, _)| other).collect();
                 assert_eq!(bench.chosen, chosen, "{node}, again: {again}");
             }
             assert_eq!(shadowed > 0, again);
