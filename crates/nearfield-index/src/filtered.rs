@@ -36,6 +36,10 @@ const SPARE: f64 = 1.0;
 /// nothing.
 const TRIED: f64 = 3.0;
 
+/// What is beyond a sweep's last node by so much of what keys may be off by is not looked at: less than of what a walk has
+/// found, since many times k get a closer look anyhow.
+const BEYOND: f32 = 0.6;
+
 /// Of so many nodes a sweep looks at one first.
 const SAMPLED: usize = 16;
 
@@ -77,7 +81,7 @@ impl<'a> Swept<'a> {
             (kernels.sweep)(walker, graph, query, nodes, width);
             let key = |place: usize| walker.keyed().nth(place).map(|(key, _)| key);
             match (key(kth), key(width - 1)) {
-                (Some(kth), Some(last)) => last > query.behind(kth, plan.margin * error),
+                (Some(kth), Some(last)) => last > query.behind(kth, plan.margin * BEYOND * error),
                 _ => true,
             }
         };
