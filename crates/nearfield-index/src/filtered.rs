@@ -38,7 +38,7 @@ const TRIED: f64 = 3.0;
 
 /// What is beyond a sweep's last node by so much of what keys may be off by is not looked at: less than of what a walk has
 /// found, since many times k get a closer look anyhow.
-const BEYOND: f32 = 0.6;
+const BEYOND: f32 = 0.85;
 
 /// Of so many nodes a sweep looks at one first.
 const SAMPLED: usize = 16;
