@@ -11,7 +11,8 @@ const ROWS: usize = 1024;
 const QUERIES: usize = 64;
 const NEAR: usize = 32;
 
-/// Pairs nearer than this share of the query's norm say nothing: 8-bit codes do not tell them apart.
+/// Rows whose squared distance is less than this share of the query's squared norm say nothing, since 8-bit codes do not
+/// tell them apart; nor do queries whose squared norm is less than this share of the mean, where rounding is all there is.
 const APART: f32 = 0.01;
 
 // Usual errors are multiplied by how much is let through to the next look: more where that is cheap. All were found by
@@ -44,7 +45,9 @@ fn usual(kernels: &Kernels, guide: &Guide, codes: &[Line], sources: &[Source]) -
     let mut coded = guide.room(rows);
     guide.encode(kernels, codes, sources, coded.arrays_mut().map(|lines| &mut lines[..]));
     let (mut scratch, mut sums, mut pairs) = (GuideScratch::default(), [0.0f64; 3], 0usize);
-    for (place, source) in codes.chunks(long).zip(sources).take(QUERIES) {
+    let mean = sources.iter().map(|source| source.bias).sum::<f32>() / rows.max(1) as f32;
+    let asked = codes.chunks(long).zip(sources).filter(|(_, source)| source.bias > APART * mean);
+    for (place, source) in asked.take(QUERIES) {
         let place: Vec<Line> = place.iter().map(|line| Line(line.0.map(|code| code ^ 128))).collect();
         guide.encode_place(kernels, &place, source.scale, &mut scratch);
         scratch.query.bias = guide.bias;
@@ -163,6 +166,23 @@ mod tests {
                 let ratio = off.sqrt() as f32 / said;
                 assert!((0.25..0.85).contains(&ratio), "{dimension} {planes:?} {said} {ratio}");
             }
+        }
+    }
+
+    #[test]
+    fn rows_in_the_middle_of_all_do_not_make_every_key_doubtful() {
+        let dimension = 200;
+        let (mut codes, mut sources) = coded(400, dimension, |_| 1.0);
+        let errors = |codes: &[Line], sources: &[Source]| {
+            let frame = Frame::from_parts(Metric::L2, vec![0.0; dimension], 1.0);
+            Guide::train(kernels(), &frame, dimension, (1, Planes::Four), codes, sources).errors
+        };
+        let usual = errors(&codes, &sources);
+        codes[..dimension.div_ceil(LINE)].fill(Line::ZERO);
+        sources[0].bias = 0.0;
+        sources[1] = Source { scale: 1e-6 * sources[1].scale, bias: 1e-12 * sources[1].bias };
+        for (with, usual) in errors(&codes, &sources).into_iter().zip(usual) {
+            assert!((0.9..1.1).contains(&(with / usual)), "{with} {usual}");
         }
     }
 }
