@@ -24,9 +24,10 @@ $(VENV)/.build: $(RUST) | $(VENV)/.deps
 	$(BIN)/python -m pip install --quiet --editable . --no-deps --no-build-isolation
 	touch $@
 
-# The engines whose files the tests read: each real one writes, nearfield reads.
+# The engines whose files the tests read: each real one writes, nearfield reads. Some are compiled, with tools of their own:
+# hence the isolation.
 $(VENV)/.migrate: pyproject.toml | $(VENV)/.deps
-	$(BIN)/python -m pip install --quiet --editable '.[migrate]' --no-build-isolation
+	$(BIN)/python -m pip install --quiet --editable '.[migrate]'
 	touch $@ $(VENV)/.build
 
 demo: $(VENV)/.deps $(VENV)/.build  ## index a small corpus (CORPUS=folder for your own) and ask it five questions
@@ -53,7 +54,7 @@ fmt: $(VENV)/.deps  ## format everything
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.deps $(VENV)/.build  ## nearfield against its peers: prints the tables of the README (an hour at the first time)
-	$(BIN)/python -m pip install --quiet --editable '.[bench]' --no-build-isolation
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/flat.py
 	$(BIN)/python benchmarks/ann.py
 
