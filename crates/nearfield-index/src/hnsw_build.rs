@@ -23,7 +23,7 @@ use crate::walk::{self, Level, Links, NONE, Reach, Walker, above};
 /// Neighbours a node has at the most.
 pub(crate) const DEGREE: usize = 32;
 
-/// The same, when it is linked for the second time.
+/// The same, when it is linked for the second time. What is there beyond that is for those who come later.
 const SETTLED: usize = 30;
 
 /// So many of these may be nearer to one another by a little than to the node.
@@ -96,10 +96,12 @@ enum By {
 /// How nodes are linked.
 #[derive(Clone, Copy)]
 struct Pass {
-    /// For the second time.
+    /// For the second time, or for the first to a whole graph: some neighbours may shadow each other.
     again: bool,
     /// To a graph that is there already and is offered a few.
     settled: bool,
+    /// Neighbours a node has at the most that is offered others.
+    full: usize,
 }
 
 /// A node that may become a neighbour of another: `distance << 32 | node`, the distance as by [`ordered`].
@@ -139,7 +141,7 @@ struct Bench {
     /// Their rows.
     rows: Vec<u32>,
     chosen: Vec<u32>,
-    /// Whether nodes are linked for the second time.
+    /// As in [`Pass`].
     again: bool,
 }
 
@@ -329,12 +331,13 @@ impl<'a> Points<'a> {
     /// Links nodes `from` to `to - 1` to those linked before (all of them, the `again` time).
     pub fn insert(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, from: usize, to: usize, again: bool) {
         let most = if again { AT_ONCE } else { (level.nodes / 50).max(64) };
+        let full = if again { SETTLED } else { DEGREE };
         let mut start = from;
         while start < to {
             let count = if again { most } else { start.min(most) }.min(to - start);
             let nodes: Vec<u32> = (start as u32..(start + count) as u32).collect();
             let linked = if again { level.nodes } else { start };
-            self.batch(guide, codes, level, &nodes, linked, Pass { again, settled: from > 1 });
+            self.batch(guide, codes, level, &nodes, linked, Pass { again, settled: from > 1, full });
             start += count;
         }
     }
@@ -360,7 +363,7 @@ impl<'a> Points<'a> {
         level.upper = upper.links;
     }
 
-    /// Links these nodes to those linked before, `linked` of them at the beginning; all of them are, the `again` time.
+    /// Links these nodes to those linked before, of which walks begin among the first of `linked`; `again` as in [`Pass`].
     pub fn link(
         &self,
         guide: &Guide,
@@ -371,12 +374,12 @@ impl<'a> Points<'a> {
         again: bool,
     ) {
         for nodes in nodes.chunks((linked / 50).max(64)) {
-            self.batch(guide, codes, level, nodes, linked, Pass { again, settled: true });
+            self.batch(guide, codes, level, nodes, linked, Pass { again, settled: true, full: DEGREE });
         }
     }
 
     fn batch(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, nodes: &[u32], linked: usize, pass: Pass) {
-        let Pass { again, settled } = pass;
+        let Pass { again, settled, full } = pass;
         let mut lists = Level::new(nodes.len(), DEGREE);
         let width = level.width;
         let bench = || Bench { again, ..Bench::default() };
@@ -428,14 +431,14 @@ impl<'a> Points<'a> {
                 }
                 // A hub is offered much that is of no use to walks, one by one: it takes what it would choose of that.
                 let picks = settled && self.is_hub(target);
-                if bench.listed.len() <= most && !picks {
+                if bench.listed.len() <= full && !picks {
                     walk::set(list, &bench.listed);
                     continue;
                 }
                 let mut others = if picks { bench.listed[..had].to_vec() } else { Vec::new() };
-                self.choose(target, most, bench);
+                self.choose(target, full, bench);
                 others.retain(|node| !bench.chosen.contains(node));
-                if bench.chosen.len() + others.len() <= most {
+                if bench.chosen.len() + others.len() <= full {
                     bench.chosen.append(&mut others);
                 }
                 walk::set(list, &bench.chosen);
@@ -450,7 +453,8 @@ impl<'a> Points<'a> {
         const NODES: usize = 4096;
         let mut changed = vec![Vec::new(); level.nodes.div_ceil(NODES)];
         let links = &*level;
-        each_job(self.threads, changed.iter_mut().enumerate(), Bench::default, |bench, (job, changed)| {
+        let bench = || Bench { again: true, ..Bench::default() };
+        each_job(self.threads, changed.iter_mut().enumerate(), bench, |bench, (job, changed)| {
             for node in (job * NODES..links.nodes.min((job + 1) * NODES)).filter(|node| !gone[*node]) {
                 if !links.of(node as u32).any(|other| gone[other as usize]) {
                     continue;
@@ -464,7 +468,7 @@ impl<'a> Points<'a> {
                     }
                 }
                 if bench.chosen.len() < KEPT {
-                    self.choose_more(node as u32, DEGREE, bench);
+                    self.choose_more(node as u32, SETTLED, bench);
                 }
                 changed.push((node as u32, bench.chosen.clone()));
             }
