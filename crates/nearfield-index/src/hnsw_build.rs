@@ -358,23 +358,17 @@ impl<'a> Points<'a> {
         } else {
             self.mend(&mut upper, &changed);
             upper.resize(nodes);
-            self.link(guide, codes, &mut upper, &fresh, nodes, true);
+            self.link(guide, codes, &mut upper, &fresh, nodes);
         }
         level.upper = upper.links;
     }
 
-    /// Links these nodes to those linked before, of which walks begin among the first of `linked`; `again` as in [`Pass`].
-    pub fn link(
-        &self,
-        guide: &Guide,
-        codes: &GuideCodes,
-        level: &mut Level,
-        nodes: &[u32],
-        linked: usize,
-        again: bool,
-    ) {
+    /// Links these nodes to those linked before, of which walks begin among the first of `linked`: as for the second time,
+    /// for there is a whole graph.
+    pub fn link(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, nodes: &[u32], linked: usize) {
+        let pass = Pass { again: true, settled: true, full: DEGREE };
         for nodes in nodes.chunks((linked / 50).max(64)) {
-            self.batch(guide, codes, level, nodes, linked, Pass { again, settled: true, full: DEGREE });
+            self.batch(guide, codes, level, nodes, linked, pass);
         }
     }
 

@@ -191,14 +191,14 @@ impl Hnsw {
         let count = graph.rows.len();
         let Graph { guide, codes, level, change, .. } = graph;
         let level = Arc::make_mut(level);
-        points.link(guide, codes, level, &came, linked.len(), true);
+        points.link(guide, codes, level, &came, linked.len());
         let swept = (SWEPT * came.len().max(dead)).min(count);
         let sweep = (0..swept).map(|i| ((change.swept + i) % count) as u32);
         let mut again: Vec<u32> = sweep.chain(worn.iter().map(|node| now[*node as usize])).collect();
         again.sort_unstable();
         again.dedup();
         change.swept = (change.swept + swept) % count;
-        points.link(guide, codes, level, &again, count, true);
+        points.link(guide, codes, level, &again, count);
         if count > nodes {
             let mut at: Vec<u32> = (0..count as u32).collect();
             for node in nodes..count {

@@ -6,8 +6,7 @@ use crate::guide::{GuideQuery, factors, ordered};
 use crate::walk::{self, Graph, Links, NONE, Reach, SPARE, Steps, Walker};
 use crate::{LINE, Line};
 
-/// Asks for the cache line that holds `slice[at]`, as far as the second-level cache: there is room for far more of them
-/// on their way there than to the first. Nothing happens where that is outside the slice.
+/// Asks for the cache line that holds `slice[at]`. Nothing happens where that is outside the slice.
 #[inline(always)]
 pub fn prefetch<T>(slice: &[T], at: usize) {
     // SAFETY: a prefetch reads nothing and never faults, whatever the address; SSE is part of x86-64.
