@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use nearfield_kernels::guide::{Guide, GuideCodes, GuideScratch, Planes};
 use nearfield_kernels::quantize::{self, QueryCode};
-use nearfield_kernels::{Kernels, Line, Metric, kernels, prefetch};
+use nearfield_kernels::{Kernels, Line, Metric, kernels, pages, prefetch};
 
 use crate::allow::Among;
 use crate::batch::{Benches, each_query};
@@ -261,7 +261,8 @@ impl Hnsw {
 
         let held_out = HELD_OUT.min(rows.len() / 8);
         let nodes = rows.len() - held_out;
-        let mut level = Level::new(nodes, DEGREE);
+        let mut level = Level::new(rows.len(), DEGREE);
+        level.resize(nodes); // there is room for the others later
         points.insert(&guide, &codes, &mut level, 1, nodes, false);
         points.insert(&guide, &codes, &mut level, 0, nodes, true);
         points.connect(&guide, &codes, &mut level);
@@ -269,8 +270,10 @@ impl Hnsw {
         let covered = flat.ids.rows();
         let change = Change::since(rows.len(), &guide, &codes);
         let (linked, places) = (nodes, OnceLock::new());
+        let mut of_nodes = pages::filled(rows.len(), NONE);
+        of_nodes.copy_from_slice(&rows);
         let mut graph = Graph {
-            rows: rows.clone(),
+            rows: of_nodes,
             guide,
             codes: Arc::new(codes),
             level: Arc::new(level),

@@ -21,14 +21,14 @@ const CHUNK: usize = 1 << 16;
 const LARGE: usize = 2 << 20;
 
 /// What takes no more than one part in so many of the memory is read from the disk a large page at a time, though it is
-/// looked at here and there: all of it is there soon. Of larger files, only what is looked at.
+/// looked at here and there: all of it is there soon. Of more, only what is looked at.
 #[cfg(target_os = "linux")]
-const ROOM: usize = 8;
+pub(crate) const ROOM: usize = 8;
 
 /// Bytes of memory that the machine has, or that its control group (of version 2, then 1) lets this process have; 0 where
 /// it does not tell.
 #[cfg(target_os = "linux")]
-fn memory() -> usize {
+pub(crate) fn memory() -> usize {
     static BYTES: OnceLock<usize> = OnceLock::new();
     *BYTES.get_or_init(|| {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
@@ -88,10 +88,6 @@ impl Mapped {
         let map = unsafe { MmapOptions::new().offset(offset).len(bytes).map(file)? };
         let mapped = Self(map);
         mapped.in_order(false);
-        #[cfg(target_os = "linux")]
-        if bytes <= memory() / ROOM {
-            let _ = mapped.0.advise(memmap2::Advice::HugePage); // a hint
-        }
         Ok(mapped)
     }
 
@@ -120,6 +116,16 @@ impl Mapped {
         let _ = yes;
     }
 
+    /// Says that the numbers may be read a large page at a time, where so many bytes are read in this way.
+    pub fn in_large_pages(&self, bytes: usize) {
+        #[cfg(target_os = "linux")]
+        if bytes <= memory() / ROOM {
+            let _ = self.0.advise(memmap2::Advice::HugePage); // a hint
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = bytes;
+    }
+
     /// Takes these numbers out of this process's memory; what is looked at again comes from the file again.
     pub fn let_go(&self, numbers: Range<usize>) {
         #[cfg(unix)]
@@ -144,6 +150,22 @@ impl Mapped {
         // bytes are a float32.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() / 4) }
     }
+}
+
+/// Whether large pages were asked for where this stands.
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) fn is_in_large_pages<T>(at: *const T) -> bool {
+    let address = |text: &str| usize::from_str_radix(text, 16);
+    let mut inside = false;
+    for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+        let first = line.split(' ').next().unwrap();
+        if let Some((Ok(start), Ok(end))) = first.split_once('-').map(|(start, end)| (address(start), address(end))) {
+            inside = (start..end).contains(&(at as usize));
+        } else if inside && let Some(flags) = line.strip_prefix("VmFlags:") {
+            return flags.split(' ').any(|flag| flag == "hg");
+        }
+    }
+    panic!("nothing is mapped there")
 }
 
 #[cfg(test)]

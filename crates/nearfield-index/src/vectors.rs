@@ -91,6 +91,7 @@ impl Vectors {
         if let Some(kept) = numbers {
             let end = kept.mapped.numbers().len() / dimension;
             vectors.pieces.push(Piece { first: 0, end, numbers: Numbers::Kept(Arc::new(kept)), slots: None });
+            vectors.in_order(false);
         }
         vectors
     }
@@ -248,9 +249,16 @@ impl Vectors {
         Mapped::spilled(self.folder.as_deref()?, rows).ok().map(|spilled| Numbers::Filed(Arc::new(spilled)))
     }
 
-    /// Tells the system that rows are about to be read one after the other, or no more.
+    /// Tells the system that rows are about to be read one after the other, or no more. Whether they fit into memory depends on
+    /// all that are in files, in however many: many small files are read a large page at a time no more than a large one.
     pub fn in_order(&self, yes: bool) {
-        self.pieces.iter().filter_map(|piece| piece.numbers.mapped()).for_each(|mapped| mapped.in_order(yes));
+        let (_, in_files) = self.bytes();
+        for mapped in self.pieces.iter().filter_map(|piece| piece.numbers.mapped()) {
+            mapped.in_order(yes);
+            if !yes {
+                mapped.in_large_pages(in_files);
+            }
+        }
     }
 
     /// As `row`, for those who go through many rows in order: what is behind them is let go.
@@ -341,6 +349,25 @@ mod tests {
             }
             let (held, mapped) = kept.bytes();
             assert!(held + mapped >= 12 * plain.len() && (mapped > 0 || spill == usize::MAX));
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn many_files_that_do_not_fit_into_memory_together_are_not_read_a_large_page_at_a_time() {
+        use crate::mapped::{ROOM, is_in_large_pages, memory};
+        let mut vectors = Vectors::new(1024);
+        let size = (memory() / ROOM / 3).next_multiple_of(4096) as u64;
+        for count in 1..=4 {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(size).unwrap(); // a hole: it takes no room
+            vectors.extend_mapped(Mapped::of(&file, 0, size as usize / 4).unwrap(), None);
+            if count == 2 || count == 4 {
+                vectors.in_order(true);
+                vectors.in_order(false);
+                let last = vectors.row(vectors.rows() - 1).as_ptr();
+                assert_eq!(is_in_large_pages(last), count == 2, "{count}");
+            }
         }
     }
 

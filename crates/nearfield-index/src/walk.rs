@@ -151,6 +151,16 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn neighbours_of_many_nodes_stay_on_large_pages_as_they_become_more() {
+        use crate::mapped::is_in_large_pages;
+        let mut level = Level::new(1 << 22, Links::WIDTH);
+        level.set(5, &[7]);
+        level.resize((1 << 22) + 1000);
+        assert!(is_in_large_pages(level.list_mut(1 << 21).as_ptr()) && level.of(5).eq([7]));
+    }
+
+    #[test]
     fn only_what_lies_farther_out_than_most_gets_more_slack_and_nothing_where_nobody_knows() {
         let mut nearest: Vec<f32> = (0..100).rev().map(|i| i as f32).collect();
         let lie = Lie::of(&mut nearest);

@@ -70,7 +70,7 @@ pub fn filled<T: Copy>(count: usize, value: T) -> Vec<T> {
 }
 
 /// Bytes from which on a growing vector is not copied, lest there be two of it: the system may move its pages instead,
-/// which breaks large ones up.
+/// which breaks large ones up. Lines of the cache are copied always: [`Memory`] moves none of their pages.
 const COPIED: usize = 256 << 20;
 
 /// Makes room for `more` values at the end of a vector, on 2 MB pages where the system grants them. Asked for more
@@ -78,13 +78,15 @@ const COPIED: usize = 256 << 20;
 /// little more than one.
 pub fn reserve<T>(values: &mut Vec<T>, more: usize) {
     if values.capacity() - values.len() < more {
-        if size_of_val(values.as_slice()) < COPIED {
-            let mut moved = Vec::with_capacity(values.len() + more.max(values.len()));
+        let few = size_of_val(values.as_slice()) < COPIED;
+        let more = more.max(if few { values.len() } else { values.len() / 2 });
+        if few || align_of::<T>() >= LINE {
+            let mut moved = Vec::with_capacity(values.len() + more);
             advise(moved.spare_capacity_mut());
             moved.append(values);
             *values = moved;
         } else {
-            values.reserve(more.max(values.len() / 2));
+            values.reserve(more);
             advise(values.spare_capacity_mut());
         }
     }
