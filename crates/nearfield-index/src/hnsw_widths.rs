@@ -13,6 +13,10 @@ use crate::walk::{Lie, adaptive, depth};
 /// Nodes that are looked around for the recall of one width, about: fewer rows are asked for wide ones.
 const LOOKED_AROUND: usize = 192 << 10;
 
+/// Of many nodes one in so many. There walks are wide, and one that goes astray misses all its answers: a few hundred rows tell
+/// little of these.
+const LOOKED_AROUND_SHARE: usize = 2;
+
 /// The fewest rows that are asked for it.
 const FEWEST_ASKED: usize = 96;
 
@@ -61,12 +65,13 @@ impl Hnsw {
         let (queries, truth) = self.questions(linked, asked, threads);
         graph.lie = self.lie(graph, &queries, threads);
         let mut widths = [[0; TARGETS.len()]; DEPTHS.len()];
+        let looked_around = LOOKED_AROUND.max(nodes / LOOKED_AROUND_SHARE);
         for (&k, widths) in DEPTHS.iter().zip(&mut widths) {
             // Rows without any order need pools of thousands, each costlier than all narrow ones together: fewer queries
             // must do there.
             let most = telling(asked.len(), k);
             let queries =
-                |width: usize| &queries[..self.flat.dimension * most.min((LOOKED_AROUND / width).max(FEWEST_ASKED))];
+                |width: usize| &queries[..self.flat.dimension * most.min((looked_around / width).max(FEWEST_ASKED))];
             let (mut reached, mut curve) = (0, Vec::<(f64, f64)>::new());
             let (mut width, widest) = (k.max(8), widest(nodes, k));
             while reached < TARGETS.len() {
