@@ -181,10 +181,12 @@ def draw(results: list[dict[str, Any]], target: float, path: Path) -> None:
         ]
         if cost:
             rows, micros = np.array(cost).T
-            axes.loglog(rows, micros, "o-", label=name)
-            for count, each in cost:
-                axes.annotate(f"{each:.0f}", (count, each), textcoords="offset points", xytext=(0, 7), ha="center")
-            axes.loglog(rows, micros[0] * (rows / first) ** 0.25, ":", color=axes.lines[-1].get_color())
+            above = not axes.lines  # one way's numbers stand above its line, the other's below
+            (line,) = axes.loglog(rows, micros, "o-", label=name)
+            for at in cost:
+                beside = {"xytext": (0, 8 if above else -15), "textcoords": "offset points", "ha": "center"}
+                axes.annotate(f"{at[1]:.0f}", at, color=line.get_color(), **beside)
+            axes.loglog(rows, micros[0] * (rows / first) ** 0.25, ":", color=line.get_color())
             lowest = min(lowest, micros[0])
     axes.plot([], [], ":", color="gray", label="$n^{0.25}$ from the first")
     axes.set_title(f"a query, recall {target}, one thread", fontsize="medium")
