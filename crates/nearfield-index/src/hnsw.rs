@@ -267,6 +267,7 @@ impl Hnsw {
         points.insert(&guide, &codes, &mut level, 0, nodes, true);
         points.connect(&guide, &codes, &mut level);
         points.raise(&guide, &codes, &mut level, Vec::new());
+        points.lead(&guide, &codes, &mut level, &(0..nodes as u32).collect::<Vec<_>>());
         let covered = flat.ids.rows();
         let change = Change::since(rows.len(), &guide, &codes);
         let (linked, places) = (nodes, OnceLock::new());

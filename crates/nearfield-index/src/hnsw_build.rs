@@ -13,6 +13,8 @@
 //! dot product half of the neighbours are chosen by their products instead: what has a large product with a point that
 //! has one with the query is likely to have one too (Morozov and Babenko, "Non-metric Similarity Graphs for Maximum
 //! Inner Product Search", 2018).
+//!
+//! Last, points that searches do not find become neighbours of where these end ([`Points::lead`]).
 
 use nearfield_kernels::guide::{Guide, GuideCodes, GuideQuery, Source, ordered, unordered};
 use nearfield_kernels::{BLOCK, Factors, Kernels, Line, Metric, prefetch};
@@ -44,6 +46,18 @@ const KEPT: usize = 18;
 
 /// Nodes that a point looks at for neighbours.
 const WIDTH: usize = 80;
+
+/// Nodes in the pool of a walk that is to find a node it does not begin at.
+const NARROW: usize = 16;
+
+/// Neighbours that a node where such walks end gets at the most.
+const LED: usize = 4;
+
+/// One node that is not found among so many is no reason to look for others.
+const RARE: usize = 512;
+
+/// One of so many is asked for first.
+const ASKED_FIRST: usize = 16;
 
 /// Points of a batch that one thread takes at a time.
 const PER_JOB: usize = 8;
@@ -376,9 +390,9 @@ impl<'a> Points<'a> {
         let Pass { again, settled, full } = pass;
         let mut lists = Level::new(nodes.len(), DEGREE);
         let width = level.width;
-        let bench = || Bench { again, ..Bench::default() };
         let most = if again { SETTLED } else { DEGREE };
         {
+            let bench = || Bench { again, ..Bench::default() };
             let level = &*level;
             let view = level.view((&codes.coarse, guide.lines), linked);
             let jobs = lists.links.chunks_mut(PER_JOB * width).zip(nodes.chunks(PER_JOB));
@@ -401,43 +415,103 @@ impl<'a> Points<'a> {
                 }
             });
         }
-        let last = lists.links.iter().flat_map(|links| links.0).filter(|node| *node != NONE).max().unwrap_or(0);
-        // Each job takes the lists of some nodes that stand side by side, and what is offered to these.
-        let each = (last as usize + 1).div_ceil(PARTS).max(PER_JOB);
-        let mut offers = vec![Vec::new(); PARTS];
+        let mut offers = Vec::new();
         for (i, &node) in nodes.iter().enumerate() {
             level.list_mut(node).copy_from_slice(lists.list_mut(i as u32));
-            lists.of(i as u32).for_each(|target| offers[target as usize / each].push((target, node)));
+            offers.extend(lists.of(i as u32).map(|target| (target, node)));
         }
-        let jobs = level.links.chunks_mut(each * width).zip(offers).enumerate();
+        self.offer(level, offers, again, |bench, target, list, offers| {
+            bench.listed.clear();
+            bench.listed.extend(walk::listed(list));
+            let had = bench.listed.len();
+            for &(_, offered) in offers {
+                if !bench.listed[..had].contains(&offered) {
+                    bench.listed.push(offered);
+                }
+            }
+            // A hub is offered much that is of no use to walks, one by one: it takes what it would choose of that.
+            let picks = settled && self.is_hub(target);
+            if bench.listed.len() <= full && !picks {
+                return walk::set(list, &bench.listed);
+            }
+            let mut others = if picks { bench.listed[..had].to_vec() } else { Vec::new() };
+            self.choose(target, full, bench);
+            others.retain(|node| !bench.chosen.contains(node));
+            if bench.chosen.len() + others.len() <= full {
+                bench.chosen.append(&mut others);
+            }
+            walk::set(list, &bench.chosen);
+        });
+    }
+
+    /// Hands each node, with its list, what is offered to it: a node and another that may become its neighbour each.
+    fn offer(
+        &self,
+        level: &mut Level,
+        offers: Vec<(u32, u32)>,
+        again: bool,
+        take: impl Fn(&mut Bench, u32, &mut [Links], &[(u32, u32)]) + Sync,
+    ) {
+        // Each job takes the lists of some nodes that stand side by side, and what is offered to these.
+        let (width, last) = (level.width, offers.iter().map(|(target, _)| *target).max().unwrap_or(0));
+        let each = (last as usize + 1).div_ceil(PARTS).max(PER_JOB);
+        let mut parts = vec![Vec::new(); PARTS];
+        offers.into_iter().for_each(|offer| parts[offer.0 as usize / each].push(offer));
+        let jobs = level.links.chunks_mut(each * width).zip(parts).enumerate();
+        let bench = || Bench { again, ..Bench::default() };
         each_job(self.threads, jobs, bench, |bench, (part, (links, mut offers))| {
             offers.sort_unstable();
             for offers in offers.chunk_by(|a, b| a.0 == b.0) {
                 let target = offers[0].0;
-                let list = &mut links[(target as usize - part * each) * width..][..width];
-                bench.listed.clear();
-                bench.listed.extend(walk::listed(list));
-                let had = bench.listed.len();
-                for &(_, offered) in offers {
-                    if !bench.listed[..had].contains(&offered) {
-                        bench.listed.push(offered);
-                    }
-                }
-                // A hub is offered much that is of no use to walks, one by one: it takes what it would choose of that.
-                let picks = settled && self.is_hub(target);
-                if bench.listed.len() <= full && !picks {
-                    walk::set(list, &bench.listed);
-                    continue;
-                }
-                let mut others = if picks { bench.listed[..had].to_vec() } else { Vec::new() };
-                self.choose(target, full, bench);
-                others.retain(|node| !bench.chosen.contains(node));
-                if bench.chosen.len() + others.len() <= full {
-                    bench.chosen.append(&mut others);
-                }
-                walk::set(list, &bench.chosen);
+                take(bench, target, &mut links[(target as usize - part * each) * width..][..width], offers);
             }
         });
+    }
+
+    /// Makes these nodes neighbours of the ones where narrow walks end that were to find them and did not, so that rows like
+    /// them are found too. Between clusters that lie far apart such ends are common: no neighbour there leads on. (Fixing
+    /// reachability in Hua et al., "Dynamically Detect and Fix Hardness for Efficient Approximate Nearest Neighbor Search",
+    /// 2025, of rows instead of queries of the past.) Returns how many were not found. Where that is rare among the few that
+    /// are asked for first, the others are not asked for.
+    pub fn lead(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, asked: &[u32]) -> usize {
+        const NODES: usize = 1024;
+        let (later, first) = asked.split_at(asked.len() - asked.len() / ASKED_FIRST); // walks begin at the first nodes
+        let mut missed = 0;
+        for asked in [first, later] {
+            let mut ends = vec![(0, Vec::new()); asked.len().div_ceil(NODES)];
+            let view = level.led((&codes.coarse, guide.lines), level.nodes);
+            let jobs = ends.iter_mut().zip(asked.chunks(NODES));
+            each_job(self.threads, jobs, Bench::default, |bench, ((missed, ends), nodes)| {
+                for &node in nodes {
+                    guide.row_as_query(codes, node as usize, &mut bench.query);
+                    (self.kernels.walk)(&mut bench.walker, &view, &bench.query, Reach::wide(NARROW));
+                    if !bench.walker.nodes().any(|found| found == node) {
+                        *missed += 1;
+                        ends.extend(bench.walker.nodes().map(|end| (end, node)));
+                    }
+                }
+            });
+            let rarely = asked.len() / RARE;
+            let lost = ends.iter().map(|(missed, _)| missed).sum::<usize>();
+            missed += lost;
+            let offers = ends.into_iter().flat_map(|(_, ends)| ends).collect();
+            self.offer(level, offers, false, |bench, target, list, offers| {
+                let mut listed: Vec<u32> = walk::listed(list).collect();
+                if listed.len() == DEGREE {
+                    return;
+                }
+                bench.listed.clear();
+                bench.listed.extend(offers.iter().map(|(_, node)| *node).filter(|node| !listed.contains(node)));
+                bench.chosen.clear();
+                self.choose_more(target, LED.min(DEGREE - listed.len()), bench);
+                listed.append(&mut bench.chosen);
+                walk::set(list, &listed);
+            });
+            if lost <= rarely {
+                break;
+            }
+        }
+        missed
     }
 
     /// Takes nodes that are gone out of the lists of all others. Those who keep few neighbours choose others among the
@@ -525,11 +599,48 @@ impl<'a> Points<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::flat::Flat;
     use crate::hnsw::Hnsw;
     use nearfield_kernels::kernels;
     use nearfield_kernels::project::Random;
+
+    #[test]
+    fn rows_that_no_neighbour_leads_to_are_found_and_so_are_others_near_them() {
+        const ROWS: usize = 6000;
+        const NEAR: usize = 120; // rows far from all others
+        let mut random = Random::new(5);
+        let rows: Vec<f32> =
+            (0..ROWS * 24).map(|i| random.normal() + if i / 24 < NEAR && i % 24 == 0 { 12.0 } else { 0.0 }).collect();
+        let mut flat = Flat::new(24, Metric::L2).unwrap();
+        flat.add(&rows, None, 1).unwrap();
+        let index = Hnsw::of(flat);
+        let graph = index.build(1).unwrap();
+        let is_near = |node: u32| (graph.rows[node as usize] as usize) < NEAR;
+        let points = index.points(&graph.rows, 2);
+        let mut level = Level { upper: Vec::new(), ..Level::clone(&graph.level) };
+        for node in (0..ROWS as u32).filter(|node| !is_near(*node)) {
+            let list: Vec<u32> = level.of(node).filter(|other| !is_near(*other)).collect();
+            level.set(node, &list);
+        }
+        let cut = level.clone();
+        let first = crate::walk::entries(ROWS) as u32; // walks may begin at these
+        (0..first).filter(|node| is_near(*node)).for_each(|node| level.set(node, &[]));
+        let nodes: Vec<u32> = (first..ROWS as u32).collect();
+        let (led, other): (Vec<u32>, Vec<u32>) = nodes.iter().partition(|node| !is_near(**node) || *node % 2 == 0);
+        let missed = |level: &mut Level, nodes: &[u32]| points.lead(&graph.guide, &graph.codes, level, nodes);
+        assert!(missed(&mut level.clone(), &other) > 0, "they are cut off");
+        assert!(missed(&mut level, &led) > 0);
+        let lists = |level: &Level| (0..ROWS as u32).map(|node| level.of(node).collect::<Vec<_>>()).collect::<Vec<_>>();
+        for (node, (before, after)) in (0u32..).zip(lists(&cut).into_iter().zip(lists(&level))) {
+            let distinct: HashSet<u32> = after.iter().copied().collect();
+            assert!(distinct.len() == after.len() && !distinct.contains(&node) && after.len() <= before.len() + LED);
+            assert!(after.starts_with(&before) || node < first, "{node} keeps the neighbours it has");
+        }
+        assert_eq!(missed(&mut level, &other), 0, "of those nobody asked for");
+    }
 
     #[test]
     fn neighbours_are_those_of_the_rule_told_slowly_and_few_shadow_each_other() {

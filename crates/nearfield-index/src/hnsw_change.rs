@@ -199,6 +199,7 @@ impl Hnsw {
         again.dedup();
         change.swept = (change.swept + swept) % count;
         points.link(guide, codes, level, &again, count);
+        let mut touched = [came, again].concat();
         if count > nodes {
             let mut at: Vec<u32> = (0..count as u32).collect();
             for node in nodes..count {
@@ -208,11 +209,13 @@ impl Hnsw {
                 }
             }
             let none = graph.guide.room(0);
-            rearrange(graph, &mut points, &at, &none, threads);
+            let now = rearrange(graph, &mut points, &at, &none, threads);
+            touched.iter_mut().for_each(|node| *node = now[*node as usize]);
         }
         let changed = led.iter().zip(&graph.rows).map(|(before, row)| before != row).collect();
         let level = Arc::make_mut(&mut graph.level);
         points.raise(&graph.guide, &graph.codes, level, changed);
+        points.lead(&graph.guide, &graph.codes, level, &touched);
         points.connect(&graph.guide, &graph.codes, level);
         (graph.linked, graph.covered, graph.dead) = (count, flat.ids.rows(), 0);
         graph.places = OnceLock::new();

@@ -156,10 +156,10 @@ fn node_of(entry: u64) -> u32 {
 }
 
 /// Nodes that a walk starts from.
-const STARTS: usize = 4;
+const STARTS: usize = 2;
 
 /// Nodes in the pool of a walk through the upper level.
-const ABOVE: usize = 8;
+const ABOVE: usize = 4;
 
 /// Steps whose nodes are met and not scored yet: the codes of these are on their way.
 const UNDER_WAY: usize = 2;
