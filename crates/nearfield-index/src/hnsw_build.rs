@@ -361,7 +361,7 @@ impl<'a> Points<'a> {
     pub fn raise(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, mut changed: Vec<bool>) {
         let (had, nodes) = (level.upper.len() / level.width, above(level.nodes));
         let (links, degree) = (std::mem::take(&mut level.upper), level.width * Links::WIDTH);
-        let mut upper = Level { nodes: had, width: level.width, links, upper: Vec::new() };
+        let mut upper = Level { nodes: had, links, ..Level::new(0, degree) };
         changed.resize(had.max(nodes), true);
         (nodes..had).for_each(|node| changed[node] = true);
         let fresh: Vec<u32> = (0..nodes as u32).filter(|node| changed[*node as usize]).collect();

@@ -391,7 +391,7 @@ mod tests {
     /// The upper level as a graph of its own.
     fn upper(graph: &Graph) -> Level {
         let (links, width) = (graph.level.upper.clone(), graph.level.width);
-        Level { nodes: links.len() / width, width, links, upper: Vec::new() }
+        Level { nodes: links.len() / width, links, ..Level::new(0, width * Links::WIDTH) }
     }
 
     #[test]

@@ -23,10 +23,16 @@ pub(crate) const KIND: u32 = 1;
 /// Numbers of answers that widths were measured for by versions that did not say how many.
 const OLD_DEPTHS: usize = 2;
 
-/// Numbers in the section that says what has happened to a graph since it was built, and how far out rows lie; earlier
-/// versions did not say the latter.
-const CHANGES: usize = 8;
-const OLD_CHANGES: usize = 6;
+/// Numbers in the section that says what has happened to a graph since it was built, how far out rows lie, and how wide a
+/// walk through the upper level is; earlier versions did not say the last one, or three.
+const CHANGES: usize = 9;
+const OLD_CHANGES: [usize; 2] = [6, 8];
+
+/// Their walks through the upper level.
+const OLD_ABOVE: u64 = 8;
+
+/// No file asks for wider ones.
+const WIDEST_ABOVE: u64 = 64;
 
 /// Numbers in the section that says how long the others are.
 const SHAPE: usize = 8;
@@ -102,10 +108,10 @@ impl Hnsw {
             file.section(b"links   ", links.len() * Links::WIDTH, all, u32::to_le_bytes)?;
         }
         let Change { built, kept, folded, unmeasured, unsuited, swept } = graph.change;
-        let [folded, unmeasured] = [folded as u64, unmeasured as u64];
+        let [folded, unmeasured, above] = [folded, unmeasured, graph.level.above].map(|count| count as u64);
         let [usual, spread] = [graph.lie.usual, graph.lie.spread].map(|x| f64::from(x).to_bits());
         let changes: [u64; CHANGES] =
-            [built as u64, kept.to_bits(), folded, unmeasured, unsuited as u64, swept as u64, usual, spread];
+            [built as u64, kept.to_bits(), folded, unmeasured, unsuited as u64, swept as u64, usual, spread, above];
         file.section(b"changes ", CHANGES, changes.into_iter(), u64::to_le_bytes)
     }
 
@@ -191,7 +197,7 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
     if sizes[0] != nodes as u64 || sizes.windows(2).any(|pair| pair[0] < pair[1]) {
         return Err(wrong(file));
     }
-    let mut level = Level::new(0, width * Links::WIDTH);
+    let mut level = Level { above: OLD_ABOVE as usize, ..Level::new(0, width * Links::WIDTH) };
     level.nodes = nodes;
     for (i, size) in sizes.into_iter().enumerate() {
         let size = usize::try_from(size).map_err(|_| wrong(file))?;
@@ -213,11 +219,14 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
     let dead = of_nodes.iter().filter(|row| **row == NONE).count();
     let mut change = Change::since(nodes, &guide, &codes);
     let mut lie = Lie::default();
-    if changes == CHANGES || changes == OLD_CHANGES {
+    if changes == CHANGES || OLD_CHANGES.contains(&changes) {
         // Earlier versions did not say what had happened to a graph.
         let mut read = file.section(b"changes ", changes, u64::from_le_bytes)?;
-        read.resize(CHANGES, 0);
-        let [built, kept, folded, unmeasured, unsuited, swept, usual, spread] = read.try_into().expect("so many");
+        read.resize(changes.max(OLD_CHANGES[1]), 0);
+        read.resize(CHANGES, OLD_ABOVE);
+        let [built, kept, folded, unmeasured, unsuited, swept, usual, spread, above] =
+            read.try_into().expect("so many");
+        level.above = above.clamp(1, WIDEST_ABOVE) as usize;
         let number = |bits: u64| f64::from_bits(bits) as f32;
         lie = Lie { usual: number(usual), spread: number(spread) };
         let count = |number: u64| number.min(u64::from(NONE)) as usize;
@@ -232,4 +241,28 @@ fn read_graph(file: &mut Reader, flat: &Flat, shape: &[usize]) -> Result<Graph> 
 /// Neighbours from their bytes in a file.
 fn links_of(bytes: [u8; 4 * Links::WIDTH]) -> Links {
     Links(std::array::from_fn(|i| u32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().expect("four bytes"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nearfield_kernels::Metric;
+    use nearfield_kernels::project::Random;
+
+    #[test]
+    fn a_graph_is_walked_as_it_was_when_its_widths_were_measured() {
+        let mut random = Random::new(1);
+        let rows: Vec<f32> = (0..3000 * 16).map(|_| random.normal()).collect();
+        let mut index = Hnsw::new(16, Metric::L2).unwrap();
+        index.add(&rows, None, 2).unwrap();
+        let graph = index.graph.as_mut().unwrap();
+        Arc::make_mut(&mut graph.level).above = 7;
+        let (widths, lie) = (graph.widths, graph.lie);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.nfi");
+        index.save(&path).unwrap();
+        let graph = Hnsw::load(&path, 1).unwrap().graph.unwrap();
+        assert!(graph.level.above == 7 && !graph.level.upper.is_empty());
+        assert_eq!((graph.widths, graph.lie), (widths, lie));
+    }
 }

@@ -12,13 +12,19 @@ pub(crate) struct Level {
     pub links: Vec<Links>,
     /// Neighbours of the first nodes among each other: the way in. Empty where there are few nodes.
     pub upper: Vec<Links>,
+    /// Nodes in the pool of a walk through these.
+    pub above: usize,
 }
+
+/// Walks through the upper level are hardly wider than the way in must be: what they miss is linked where they end.
+const ABOVE: usize = 2;
 
 impl Level {
     /// Nodes without neighbours.
     pub fn new(nodes: usize, degree: usize) -> Self {
         let width = degree.div_ceil(Links::WIDTH);
-        Self { nodes, width, links: pages::filled(nodes * width, Links([NONE; Links::WIDTH])), upper: Vec::new() }
+        let links = pages::filled(nodes * width, Links([NONE; Links::WIDTH]));
+        Self { nodes, width, links, upper: Vec::new(), above: ABOVE }
     }
 
     /// Makes room for more nodes, or gives up the last ones.
@@ -33,7 +39,16 @@ impl Level {
     /// builders walk. Led by the upper level, they would meet nodes near to a point alone, and leave the long edges out.
     pub fn view<'a>(&'a self, (codes, lines): (&'a [Line], usize), linked: usize) -> View<'a> {
         let entries = entries(linked);
-        View { codes, lines, links: &self.links, width: self.width, upper: &[], entries, sieve: None }
+        View {
+            codes,
+            lines,
+            links: &self.links,
+            width: self.width,
+            upper: &[],
+            above: self.above,
+            entries,
+            sieve: None,
+        }
     }
 
     /// As `view`, with the upper level as the way in: what searches walk.

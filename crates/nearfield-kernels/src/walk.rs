@@ -42,6 +42,8 @@ pub struct Graph<'a> {
     /// Neighbours of the first nodes among each other, `width` lines a node: a walk through these alone finds where to
     /// start. Empty where there is no such level.
     pub upper: &'a [Links],
+    /// Nodes in the pool of that walk.
+    pub above: usize,
     /// A walk starts from the nearest of this many first nodes; where there is an upper level, in that one.
     pub entries: usize,
     /// Which nodes may be answered, where not all may.
@@ -157,9 +159,6 @@ fn node_of(entry: u64) -> u32 {
 
 /// Nodes that a walk starts from.
 const STARTS: usize = 2;
-
-/// Nodes in the pool of a walk through the upper level.
-const ABOVE: usize = 4;
 
 /// Steps whose nodes are met and not scored yet: the codes of these are on their way.
 const UNDER_WAY: usize = 2;
@@ -291,8 +290,9 @@ fn bar(pool: &[u64], length: usize, width: usize) -> u32 {
 #[inline(always)]
 pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Graph, query: &GuideQuery, reach: Reach) {
     assert!((1..=WIDEST).contains(&graph.width) && reach.width > 0);
-    walker.prepare(graph, reach.width.max(ABOVE));
     let starts = STARTS.min(reach.width);
+    let above = graph.above.max(starts);
+    walker.prepare(graph, reach.width.max(above));
     for first in (0..graph.entries).step_by(AT_ONCE) {
         let count = AT_ONCE.min(graph.entries - first);
         for (place, node) in walker.met[0].iter_mut().zip(first as u32..).take(count) {
@@ -305,7 +305,7 @@ pub(crate) fn walk<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Gr
     walker.scored = graph.entries;
     if !graph.upper.is_empty() {
         let upper = Graph { links: graph.upper, upper: &[], sieve: None, ..*graph };
-        expand::<S, false>(walker, &upper, query, Reach::wide(ABOVE));
+        expand::<S, false>(walker, &upper, query, Reach::wide(above));
         walker.descend(starts);
     }
     expand::<S, SIEVED>(walker, graph, query, reach);
