@@ -50,7 +50,7 @@ const WIDTH: usize = 80;
 /// Nodes in the pool of a walk that is to find a node it does not begin at.
 const NARROW: usize = 16;
 
-/// Neighbours that a node where such walks end gets at the most.
+/// Neighbours that a node where such walks end gets at a time, at the most.
 const LED: usize = 4;
 
 /// One node that is not found among so many is no reason to look for others.

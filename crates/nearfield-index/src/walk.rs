@@ -38,17 +38,8 @@ impl Level {
     /// The graph of these neighbours over guide codes of so many lines, the first `linked` nodes of which have some: what
     /// builders walk. Led by the upper level, they would meet nodes near to a point alone, and leave the long edges out.
     pub fn view<'a>(&'a self, (codes, lines): (&'a [Line], usize), linked: usize) -> View<'a> {
-        let entries = entries(linked);
-        View {
-            codes,
-            lines,
-            links: &self.links,
-            width: self.width,
-            upper: &[],
-            above: self.above,
-            entries,
-            sieve: None,
-        }
+        let Level { width, above, .. } = *self;
+        View { codes, lines, links: &self.links, width, above, entries: entries(linked), ..View::default() }
     }
 
     /// As `view`, with the upper level as the way in: what searches walk.

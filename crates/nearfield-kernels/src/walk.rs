@@ -29,7 +29,7 @@ impl Links {
 }
 
 /// A graph over rows of guide codes. Neighbours of a node stand first in its links.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Graph<'a> {
     /// Guide codes, `lines` a node.
     pub codes: &'a [Line],

@@ -319,7 +319,7 @@ fn guide_keys_equal_the_reference_on_every_level() {
                         upper,
                         above: 5,
                         entries,
-                        sieve: None,
+                        ..Graph::default()
                     };
                     let adaptive = Reach { depth: width.min(5), slack: 0.01, ..Reach::wide(width) };
                     for reach in [Reach::wide(width), adaptive, Reach { far: 0.01, steep: 0.5, keep: 0.1, ..adaptive }]
@@ -423,16 +423,7 @@ fn guide_keys_follow_the_distance_and_do_not_depend_on_the_level() {
                 *place = ((i / degree + 1 + i % degree) % count) as u32;
             }
             let codes = &rows.coarse[..];
-            let graph = Graph {
-                codes,
-                lines: width,
-                links: &links,
-                width: WIDEST,
-                upper: &[],
-                above: 1,
-                entries: 9,
-                sieve: None,
-            };
+            let graph = Graph { codes, lines: width, links: &links, width: WIDEST, entries: 9, ..Graph::default() };
             let mut walker = Walker::default();
             (kernels.walk)(&mut walker, &graph, &scratch.query, Reach::wide(count));
             let order: Vec<u32> = walker.nodes().collect();
@@ -594,8 +585,7 @@ fn keys_of_long_rows_are_off_by_as_little_as_is_said_and_do_not_depend_on_the_le
             let (mut scratch, mut walker) = (GuideScratch::default(), Walker::default());
             let (links, nodes) = (vec![Links([NONE; Links::WIDTH]); count], (0..count as u32).collect::<Vec<_>>());
             let (codes, lines) = (&rows.coarse[..], guide.lines);
-            let graph =
-                Graph { codes, lines, links: &links, width: 1, upper: &[], above: 1, entries: count, sieve: None };
+            let graph = Graph { codes, lines, links: &links, width: 1, entries: count, ..Graph::default() };
             let mut keys = Vec::new();
             let (mut before, mut after, mut pairs) = (0.0, 0.0, 0.0);
             for (q, query) in data.chunks(dimension).take(6).enumerate() {
@@ -647,8 +637,7 @@ fn a_walker_that_knew_a_larger_graph_walks_a_smaller_one_as_a_new_one_does() {
     let small = links(50, &|node| (node == 0).then_some(0)); // itself among them
     let (many, few) = (codes(5000), codes(50));
     every_level(|kernels| {
-        let big =
-            Graph { codes: &many, lines: 1, links: &large, width: 2, upper: &[], above: 1, entries: 1, sieve: None };
+        let big = Graph { codes: &many, lines: 1, links: &large, width: 2, entries: 1, ..Graph::default() };
         let little = Graph { codes: &few, links: &small, ..big };
         let (mut known, mut new) = (Walker::default(), Walker::default());
         (kernels.walk)(&mut known, &big, &query, Reach::wide(300));
@@ -685,8 +674,7 @@ fn a_walk_starts_where_the_upper_level_leads_to() {
     let query = GuideQuery { codes: vec![Line([0; 64]); 2], bias: 1.0, ..GuideQuery::default() };
     every_level(|kernels| {
         let mut walker = Walker::default();
-        let flat =
-            Graph { codes: &codes, lines: 1, links: &links, width: 1, upper: &[], above: 1, entries: 1, sieve: None };
+        let flat = Graph { codes: &codes, lines: 1, links: &links, width: 1, entries: 1, ..Graph::default() };
         let mut hops = [&[][..], &upper].map(|upper| {
             (kernels.walk)(&mut walker, &Graph { upper, ..flat }, &query, Reach::wide(8));
             assert_eq!(walker.nodes().next(), Some(node_at[count - 1]), "{:?}", kernels.level);
