@@ -10,8 +10,11 @@ use crate::vectors::Vectors;
 
 /// Vectors asked for ahead of the one that is read. More at once keep each other waiting, unless all of them together
 /// are no more than so many cache lines.
-const AHEAD: usize = 2;
+const AHEAD: usize = 3;
 const AT_ONCE: usize = 128;
+
+/// Vectors whose beginnings are asked for ahead: most lie on a page whose address is to be found first.
+const FAR_AHEAD: usize = 32;
 
 /// Vectors in full, and their norms (cosine only).
 pub(crate) struct Full<'a> {
@@ -20,24 +23,23 @@ pub(crate) struct Full<'a> {
     pub norms: &'a [f64],
 }
 
-impl Full<'_> {
-    /// Asks for the row's vector, which is read soon.
-    pub fn fetch(&self, row: u32) {
+impl<'a> Full<'a> {
+    /// The row's vector, the beginning of which is asked for, as is its norm.
+    fn find(&self, row: u32) -> &'a [f32] {
         let vector = self.vectors.row(row as usize);
-        (0..vector.len()).step_by(16).for_each(|j| prefetch(vector, j));
+        prefetch(vector, 0);
         prefetch(self.norms, row as usize);
+        vector
     }
 
-    fn rank(&self, kernels: &Kernels, row: u32, query: &[f32], query_norm: f64) -> f64 {
-        let norm = self.norms.get(row as usize).copied().unwrap_or(0.0);
-        self.metric.rank(kernels, self.vectors.row(row as usize), norm, query, query_norm)
+    fn norm(&self, row: u32) -> f64 {
+        self.norms.get(row as usize).copied().unwrap_or(0.0)
     }
+}
 
-    /// Ends of an interval that holds the rank.
-    fn near(&self, kernels: &Kernels, row: u32, query: &[f32], query_norm: f64) -> (f64, f64) {
-        let norm = self.norms.get(row as usize).copied().unwrap_or(0.0);
-        self.metric.rank_near(kernels, self.vectors.row(row as usize), norm, query, query_norm)
-    }
+/// Asks for a vector that is read soon.
+fn fetch(vector: &[f32]) {
+    (0..vector.len()).step_by(16).for_each(|j| prefetch(vector, j));
 }
 
 /// A row and its exact rank. Greater is better: a higher rank, or an earlier row at the same rank.
@@ -107,10 +109,11 @@ pub(crate) fn walked(
 
 /// The rank of a row, or an interval that holds it.
 #[derive(Clone, Copy, Debug)]
-struct Judged {
+struct Judged<'a> {
     low: f64,
     high: f64,
     row: u32,
+    vector: &'a [f32],
 }
 
 /// The best k rows, best first, and how many vectors were read. `promising` holds the upper ends of the keys of all rows
@@ -128,19 +131,21 @@ fn settle(
     let mut bar = KthLargest::LOWEST;
     let lines = promising.len() * query.len().div_ceil(16);
     let ahead = if lines <= AT_ONCE { promising.len() } else { AHEAD };
-    for &(_, row) in promising.iter().take(ahead) {
-        full.fetch(row);
-    }
+    let mut later = promising.iter().map(|(_, row)| *row);
+    let mut vectors: Vec<&[f32]> = later.by_ref().take(FAR_AHEAD.max(ahead)).map(|row| full.find(row)).collect();
+    vectors.iter().take(ahead).for_each(|vector| fetch(vector));
     for (i, &(upper, row)) in promising.iter().enumerate() {
-        if let Some((_, later)) = promising.get(i + ahead) {
-            full.fetch(*later);
+        vectors.extend(later.next().map(|row| full.find(row)));
+        if let Some(vector) = vectors.get(i + ahead) {
+            fetch(vector);
         }
         // Ranks beyond the range of float32 never stop this.
         if code.is_some_and(|code| bar > KthLargest::LOWEST && code.highest_rank(upper) < f64::from(bar)) {
             break;
         }
-        let (low, high) = full.near(kernels, row, query, query_norm);
-        judged.push(Judged { low, high, row });
+        let (vector, norm) = (vectors[i], full.norm(row));
+        let (low, high) = full.metric.rank_near(kernels, vector, norm, query, query_norm);
+        judged.push(Judged { low, high, row, vector });
         if code.is_some() {
             bar = kth.push(below(low));
         }
@@ -149,11 +154,11 @@ fn settle(
     judged.sort_unstable_by(|a, b| b.low.total_cmp(&a.low).then(a.row.cmp(&b.row)));
     let mut highest = f64::NEG_INFINITY; // of those after this one
     for i in (0..judged.len()).rev() {
-        let Judged { low, high, row } = judged[i];
+        let Judged { low, high, row, vector } = judged[i];
         let is_open = highest >= low || (i > 0 && judged[i - 1].low <= high);
         highest = highest.max(high);
         if is_open || full.metric.score(low) != full.metric.score(high) {
-            let rank = full.rank(kernels, row, query, query_norm);
+            let rank = full.metric.rank(kernels, vector, full.norm(row), query, query_norm);
             (judged[i].low, judged[i].high) = (rank, rank);
         }
     }

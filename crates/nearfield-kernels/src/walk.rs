@@ -8,7 +8,8 @@
 //! Adaptive Beam Search for Provably Accurate Graph-Based Nearest Neighbor Search", 2025.
 //!
 //! Three steps are always on their way: while the neighbours of one node are scored, the codes of the next two's travel.
-//! So a node is chosen before the neighbours of those before it are known, and no step waits for memory alone.
+//! So a node is chosen before the neighbours of those before it are known, and no step waits for memory alone. Neighbours of
+//! the nodes next in the pool travel as well: most of these are expanded soon.
 //!
 //! The loop is compiled once for every SIMD level, with that level's [`Steps`]; all of them walk the same way.
 
@@ -162,6 +163,9 @@ const STARTS: usize = 2;
 
 /// Steps whose nodes are met and not scored yet: the codes of these are on their way.
 const UNDER_WAY: usize = 2;
+
+/// Nodes next in the pool whose neighbours are asked for.
+const LIKELY: usize = 4;
 
 /// First nodes scored at a time.
 const AT_ONCE: usize = Links::WIDTH * WIDEST;
@@ -342,6 +346,8 @@ fn expand<S: Steps, const SIEVED: bool>(walker: &mut Walker, graph: &Graph, quer
             walker.pool[next] |= 1;
             next += 1;
             fetch(graph, following);
+            let likely = next..walker.length.min(next + LIKELY);
+            walker.pool[likely].iter().for_each(|entry| fetch(graph, node_of(*entry)));
             if let Some(sieve) = sieve {
                 answerable += usize::from(sieve.holds(following));
                 if walker.hops >= sieve.patience
