@@ -256,6 +256,7 @@ impl Flat {
         let rows = self.ids.rows();
         let first = rows - count;
         if self.metric == Metric::Cosine {
+            pages::reserve(&mut self.norms, count);
             self.norms.resize(rows, 0.0);
         }
         let lines = quantize::lines(self.dimension);
