@@ -6,9 +6,10 @@
 Clustered synthetic vectors (variances falling as 1/i) are made and added piece by piece, in one call. A collection
 grows in two ways: more is said of the same 2,000 subjects (clusters become denser, and the nearest harder to tell from
 the others), or there are more subjects, of 500 vectors each. The time to make vectors is not counted. Each size has a
-process of its own. Memory is what the process holds and cannot give back (RssAnon of /proc/self/status, the peak of
-samples taken five times a second); pages of files that the system keeps while there is room are not in it. The truth
-is the index's own exact search.
+process of its own, which searches on one core; those of up to 1,000,000 vectors stay, and search in turn with each of
+the larger ones: how costs grow is the median of the ratios inside rounds. Memory is what the process holds and cannot
+give back (RssAnon of /proc/self/status, the peak of samples taken five times a second); pages of files that the system
+keeps while there is room are not in it. The truth is the index's own exact search.
 """
 
 from __future__ import annotations
@@ -77,8 +78,9 @@ def clustered(count: int, dimension: int, clusters: int, seed: int) -> Iterator[
         yield piece
 
 
-def measured(options: argparse.Namespace) -> dict[str, Any]:
-    """One size, in this process."""
+def serve(options: argparse.Namespace) -> None:
+    """One size, in this process: prints what it is, a round of searches after each line of the input, and what loading
+    it costs at the end."""
     import nearfield as nf
 
     rows, dimension, clusters = options.rows[0], options.dimension, options.clusters
@@ -109,15 +111,16 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     }
     truth = index.search(queries, K, exact=True)[0]
     index.threads = 1
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+    def asked(recall: float) -> list[NDArray[np.int64]]:
+        return [index.search(query, K, recall=recall)[0] for query in queries]
+
     points = []
     for recall in options.recalls:
-        answers, passes = [], []
-        for number in range(1 + options.rounds):
-            started = time.perf_counter()
-            answers = [index.search(query, K, recall=recall)[0] for query in queries]
-            passes.append((time.perf_counter() - started) / len(queries))
-            if number == 0:
-                first = passes.pop()  # rows come from the disk that nobody asked for before
+        started = time.perf_counter()
+        answers = asked(recall)
+        first = time.perf_counter() - started  # rows come from the disk that nobody asked for before
         report = index.search(queries, K, recall=recall, report=True)[2]
         hits = [len(set(a.tolist()) & set(b.tolist())) / K for a, b in zip(answers, truth, strict=True)]
         each = {"hops": report.hops, "rows_scored": report.rows_scanned, "rows_reread": report.rows_reread}
@@ -125,13 +128,20 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
             {
                 "target": recall,
                 "recall": round(float(np.mean(hits)), 4),
-                "qps": round(1 / statistics.median(passes)),
-                "qps_first_pass": round(1 / first),
+                "qps_first_pass": round(len(queries) / first),
                 "exact": report.exact,
                 **{name: round(count / len(queries), 1) for name, count in each.items()},
             }
         )
-    found["points"] = points
+    print(json.dumps({**found, "points": points}), flush=True)
+    for _ in sys.stdin:
+        took = []
+        for recall in options.recalls:
+            started = time.perf_counter()
+            asked(recall)
+            took.append(1e6 * (time.perf_counter() - started) / len(queries))
+        print(json.dumps(took), flush=True)
+    again: dict[str, float] = {}
     if rows <= options.save_up_to:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             path = Path(folder) / "index.nfi"
@@ -141,21 +151,75 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
             for name, verify in (("load_seconds", False), ("load_and_verify_seconds", True)):
                 started = time.perf_counter()
                 loaded = nf.Index.load(path, threads=options.threads, verify=verify)
-                found[name] = round(time.perf_counter() - started, 3)
-                found["loaded_bytes_a_vector"] = round((held() - before) / rows)
+                again[name] = round(time.perf_counter() - started, 3)
+                again["loaded_bytes_a_vector"] = round((held() - before) / rows)
                 del loaded
-            found["file_gb"] = round(path.stat().st_size / 1e9, 2)
-    return found
+            again["file_gb"] = round(path.stat().st_size / 1e9, 2)
+    print(json.dumps(again))
 
 
-def apart(options: argparse.Namespace, rows: int, clusters: int) -> dict[str, Any]:
-    """One size, in a process of its own."""
-    command = [sys.executable, __file__, "--one", "--rows", str(rows), "--clusters", str(clusters)]
-    for name in ("dimension", "queries", "rounds", "threads", "save_up_to", "folder"):
-        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    command += ["--recalls", *map(str, options.recalls)]
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(run.stdout)
+class Size:
+    """A process that holds one size."""
+
+    def __init__(self, options: argparse.Namespace, rows: int, clusters: int):
+        command = [sys.executable, __file__, "--one", "--rows", str(rows), "--clusters", str(clusters)]
+        for name in ("dimension", "queries", "threads", "save_up_to", "folder"):
+            command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+        command += ["--recalls", *map(str, options.recalls)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.found: dict[str, Any] = self.told()
+        self.rounds: list[list[float]] = []
+
+    def told(self) -> Any:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{' '.join(map(str, self.process.args))} ended with code {self.process.wait()}")  # type: ignore[arg-type]
+        return json.loads(line)
+
+    def round(self) -> list[float]:
+        """Microseconds of a query, for each recall."""
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.rounds.append(self.told())
+        return self.rounds[-1]
+
+    def end(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        for point, took in zip(self.found["points"], zip(*self.rounds, strict=True), strict=True):
+            point["qps"] = round(1e6 / statistics.median(took))
+        self.found |= self.told()
+        self.process.wait()
+
+
+def compared(options: argparse.Namespace, sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    """All sizes, searched in turn: the small ones together with each of the others."""
+    stay = [Size(options, *size) for size in sizes if size[0] <= options.save_up_to]
+    found = [size.found for size in stay]
+    for large in [size for size in sizes if size[0] > options.save_up_to] or [None]:
+        group = [*stay, *([Size(options, *large)] if large else [])]
+        for number in range(options.rounds):
+            for size in group if number % 2 == 0 else group[::-1]:
+                size.round()
+        for size in group:
+            recent = size.rounds[-options.rounds :]
+            for number, point in enumerate(size.found["points"]):
+                for other in stay:
+                    if other.found["rows"] < size.found["rows"]:
+                        ratios = [
+                            a[number] / b[number] for a, b in zip(recent, other.rounds[-options.rounds :], strict=True)
+                        ]
+                        name = f"{other.found['rows']} in {other.found['clusters']}"
+                        point.setdefault("times_that_of", {})[name] = round(statistics.median(ratios), 3)
+        if large:
+            group[-1].end()
+            found.append(group[-1].found)
+            print(json.dumps(found[-1], indent=1), flush=True)
+    for size in stay:
+        size.end()
+        print(json.dumps(size.found, indent=1), flush=True)
     return found
 
 
@@ -202,7 +266,7 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, nargs="+", help=f"default: {CLUSTERS}, and one for {EACH} vectors")
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--recalls", type=float, nargs="+", default=[0.9, 0.95, 0.98])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--save-up-to", type=int, default=1_000_000, help="rows up to which a file is saved and loaded")
@@ -213,15 +277,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         options.clusters = options.clusters[0]
-        print(json.dumps(measured(options)))
+        serve(options)
         return
-    results = []
-    for rows in sorted(options.rows):
-        for clusters in sorted(set(options.clusters or (CLUSTERS, max(1, rows // EACH)))):
-            results.append(apart(options, rows, clusters))
-            print(json.dumps(results[-1], indent=1), flush=True)
-            about = {"dimension": options.dimension, "k": K, "threads_of_build": options.threads, "cpu": cpu()}
-            options.output.write_text(json.dumps({**about, "sizes": results}, indent=1) + "\n")
+    ways = {rows: sorted(set(options.clusters or (CLUSTERS, max(1, rows // EACH)))) for rows in sorted(options.rows)}
+    results = compared(options, [(rows, clusters) for rows, ways in ways.items() for clusters in ways])
+    about = {"dimension": options.dimension, "k": K, "threads_of_build": options.threads, "cpu": cpu()}
+    options.output.write_text(json.dumps({**about, "sizes": results}, indent=1) + "\n")
     draw(results, 0.95 if 0.95 in options.recalls else options.recalls[0], options.picture)
 
 
