@@ -228,33 +228,36 @@ def draw(results: list[dict[str, Any]], target: float, path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullLocator
 
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     ways = {
         "2,000 clusters that become denser": [size for size in results if size["clusters"] == CLUSTERS],
         "more and more clusters of 500": [size for size in results if size["rows"] == EACH * size["clusters"]],
     }
-    first = min(results, key=lambda size: size["rows"])["rows"]
-    lowest = np.inf
     for name, sizes in ways.items():
+        first = f"{sizes[0]['rows']} in {sizes[0]['clusters']}" if sizes else ""
         cost = [
-            (size["rows"], 1e6 / point["qps"])
+            (size["rows"], point.get("times_that_of", {}).get(first, 1.0))
             for size in sizes
             for point in size["points"]
             if point["target"] == target
         ]
         if cost:
-            rows, micros = np.array(cost).T
-            above = not axes.lines  # one way's numbers stand above its line, the other's below
-            (line,) = axes.loglog(rows, micros, "o-", label=name)
+            rows, times = np.array(cost).T
+            aside = (
+                20 if axes.lines else -20
+            )  # one way's numbers stand on the right of its line, the other's on the left
+            (line,) = axes.loglog(rows, times, "o-", label=name)
             for at in cost:
-                beside = {"xytext": (0, 8 if above else -15), "textcoords": "offset points", "ha": "center"}
-                axes.annotate(f"{at[1]:.0f}", at, color=line.get_color(), **beside)
-            axes.loglog(rows, micros[0] * (rows / first) ** 0.25, ":", color=line.get_color())
-            lowest = min(lowest, micros[0])
-    axes.plot([], [], ":", color="gray", label="$n^{0.25}$ from the first")
-    axes.set_title(f"a query, recall {target}, one thread", fontsize="medium")
-    axes.set(xlabel="vectors", ylabel="microseconds", ylim=(lowest / 2, None))
+                beside = {"xytext": (aside, 0), "textcoords": "offset points", "ha": "center", "va": "center"}
+                axes.annotate(f"{at[1]:.2f}", at, color=line.get_color(), **beside)
+    axes.loglog(rows, (rows / rows[0]) ** 0.25, ":", color="gray", label="$n^{0.25}$")
+    axes.set_title(f"what a query costs, recall {target}, one thread", fontsize="medium")
+    axes.set(xlabel="vectors", ylabel="times the cost of the fewest", yticks=[1, 2, 3, 4])
+    axes.yaxis.set_major_formatter("{x:.0f}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.margins(0.15)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=120)
