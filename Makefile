@@ -53,7 +53,7 @@ fmt: $(VENV)/.deps  ## format everything
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.deps $(VENV)/.build  ## nearfield against its peers: prints the tables of the README (an hour at the first time)
+bench: $(VENV)/.deps $(VENV)/.build  ## nearfield against its peers: prints the tables of the README (a quarter of an hour on four cores)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/flat.py
 	$(BIN)/python benchmarks/ann.py

@@ -186,12 +186,13 @@ def concepts(result: dict[str, Any], folder: Path) -> None:
 def _concept(axes: Any, points: Curve, colour: str, label: str, strong: bool) -> None:
     inside = [point for point in points if point[0] >= 0.7]
     _line(axes, inside, colour, label, strong)
-    recall, speed = inside[-1]
+    place, speed = _place(inside[-1][0]), inside[-1][1]
+    near = [y for x, y in (text.xy for text in axes.texts) if abs(x - place) < 0.3 and 0.8 < y / speed < 1.25]
     axes.annotate(
         label,
-        (_place(recall), speed),
+        (place, speed),
         textcoords="offset points",
-        xytext=(7, 0),
+        xytext=(7, 7 if near and speed > near[0] else -7 if near else 0),  # so that labels do not cover each other
         va="center",
         fontsize=9.5 if strong else 8,
         fontweight="bold" if strong else "normal",

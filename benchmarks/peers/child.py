@@ -81,7 +81,7 @@ class Server:
 
     def sweep(self, k: int, seconds: float, modes: list[str]) -> list[dict[str, Any]]:
         """Recall at every effort from fast to thorough, until it is high enough; keeps those worth measuring."""
-        self.k, points = k, []
+        self.k, points, costs = k, [], []
         for effort in self.peer.efforts(k):
             together = 0.0
             if "all" in modes:
@@ -94,7 +94,9 @@ class Server:
             found = [one(query) for query in self.queries[:checked]]
             each = timed(lambda one=one: [one(query) for query in self.queries[:20]]) / 20
             points.append((effort, self._recall(found), together, self._count(seconds, each)))
-            flat = len(points) > 3 and points[-1][1] < points[-4][1] + 0.002  # more effort finds no more
+            costs.append(each)
+            # More effort finds no more. (Settings that ask for less than the least effort finds cost the same.)
+            flat = len(points) > 3 and points[-1][1] < points[-4][1] + 0.002 and costs[-1] > 1.5 * costs[-4]
             if points[-1][1] >= ENOUGH or flat:
                 break
         first = max((place for place, point in enumerate(points) if point[1] < LEAST), default=0)
