@@ -27,7 +27,7 @@ pub(crate) const DEFAULT_RECALL: f64 = 0.99;
 
 /// A filtered walk goes as far as for this share of the misses: what may be answered lies where the filter puts it, not as
 /// the rows do that the widths were measured with.
-const MISSES: f64 = 0.1;
+const MISSES: f64 = 0.15;
 
 /// One that passes the filter by looks around as many nodes as hold the answers, and so many standard deviations more.
 const SPARE: f64 = 1.0;
