@@ -15,6 +15,7 @@ keeps while there is room are not in it. The truth is the index's own exact sear
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -177,13 +178,20 @@ class Size:
             raise SystemExit(f"{' '.join(map(str, self.process.args))} ended with code {self.process.wait()}")  # type: ignore[arg-type]
         return json.loads(line)
 
-    def round(self) -> list[float]:
-        """Microseconds of a query, for each recall."""
+    def round(self) -> None:
+        """Searches once more: `rounds` has the microseconds of a query, for each recall."""
         assert self.process.stdin
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         self.rounds.append(self.told())
-        return self.rounds[-1]
+
+    def compare(self, other: Size, count: int) -> None:
+        """Notes what a query costs beside one of a smaller size, by the last rounds of both."""
+        for number, point in enumerate(self.found["points"]):
+            rounds = zip(self.rounds[-count:], other.rounds[-count:], strict=True)
+            times = statistics.median(own[number] / smaller[number] for own, smaller in rounds)
+            name = f"{other.found['rows']} in {other.found['clusters']}"
+            point.setdefault("times_that_of", {})[name] = round(times, 3)
 
     def end(self) -> None:
         assert self.process.stdin
@@ -203,16 +211,9 @@ def compared(options: argparse.Namespace, sizes: list[tuple[int, int]]) -> list[
         for number in range(options.rounds):
             for size in group if number % 2 == 0 else group[::-1]:
                 size.round()
-        for size in group:
-            recent = size.rounds[-options.rounds :]
-            for number, point in enumerate(size.found["points"]):
-                for other in stay:
-                    if other.found["rows"] < size.found["rows"]:
-                        ratios = [
-                            a[number] / b[number] for a, b in zip(recent, other.rounds[-options.rounds :], strict=True)
-                        ]
-                        name = f"{other.found['rows']} in {other.found['clusters']}"
-                        point.setdefault("times_that_of", {})[name] = round(statistics.median(ratios), 3)
+        for size, other in itertools.product(group, stay):
+            if other.found["rows"] < size.found["rows"]:
+                size.compare(other, options.rounds)
         if large:
             group[-1].end()
             found.append(group[-1].found)
