@@ -24,11 +24,11 @@ use crate::batch::{Benches, each_query};
 use crate::filtered::Swept;
 use crate::flat::{Answers, Batch, Flat, Request};
 use crate::hnsw_build::{DEGREE, Points};
-use crate::hnsw_change::Change;
+use crate::hnsw_change::{Change, rearrange};
 use crate::hnsw_widths::Widths;
 use crate::refine::{self, Full};
 use crate::scan::{self, Candidate};
-use crate::walk::{Level, Lie, NONE, Reach, Sieve, Walker, adaptive};
+use crate::walk::{Level, Lie, NONE, Reach, Sieve, Walker, adaptive, leading};
 use crate::{Result, plan};
 
 /// Fewer rows than this are answered exactly: a graph would not be faster.
@@ -46,7 +46,8 @@ pub const DEFAULT_RECALL: f64 = 0.95;
 /// Rows that the directions of guide codes are found on.
 const SAMPLE: usize = 16_384;
 
-/// What stands beside the exact index: nodes are numbered in a random order, `rows` tells their rows.
+/// What stands beside the exact index. `rows` tells the rows of nodes, the first of which, where walks begin, stand in a random
+/// order; when the graph is built the others stand beside their neighbours.
 #[derive(Debug, Clone)]
 pub(crate) struct Graph {
     /// Row of each node; NONE where it was removed before the graph was written to a file.
@@ -250,7 +251,7 @@ impl Hnsw {
             return None;
         }
         shuffle(&mut rows);
-        let points = self.points(&rows, threads);
+        let mut points = self.points(&rows, threads);
         let is_zero = |row: u32| flat.norms.get(row as usize).is_some_and(|norm| *norm == 0.0);
         let sources = points.sources(flat.metric, flat.frame.sigma() as f32, is_zero);
         let sampled = &rows[..rows.len().min(SAMPLE)]; // rows are in a random order
@@ -264,10 +265,9 @@ impl Hnsw {
         let mut level = Level::new(rows.len(), DEGREE);
         level.resize(nodes); // there is room for the others later
         points.insert(&guide, &codes, &mut level, 1, nodes, false);
-        points.insert(&guide, &codes, &mut level, 0, nodes, true);
-        points.connect(&guide, &codes, &mut level);
-        points.raise(&guide, &codes, &mut level, Vec::new());
-        points.lead(&guide, &codes, &mut level, &(0..nodes as u32).collect::<Vec<_>>());
+        let mut order = level.side_by_side(leading(rows.len()).min(nodes));
+        order.extend(nodes as u32..rows.len() as u32);
+        level.resize(rows.len());
         let covered = flat.ids.rows();
         let change = Change::since(rows.len(), &guide, &codes);
         let (linked, places) = (nodes, OnceLock::new());
@@ -287,6 +287,15 @@ impl Hnsw {
             change,
             places,
         };
+        let none = graph.guide.room(0);
+        rearrange(&mut graph, &mut points, &order, &none, threads);
+        let Graph { guide, codes, level, .. } = &mut graph;
+        let level = Arc::make_mut(level);
+        level.resize(nodes);
+        points.insert(guide, codes, level, 0, nodes, true);
+        points.connect(guide, codes, level);
+        points.raise(guide, codes, level, Vec::new());
+        points.lead(guide, codes, level, &(0..nodes as u32).collect::<Vec<_>>());
         self.calibrate(&mut graph, &rows[..nodes], &rows[nodes..], threads);
         let Graph { guide, codes, level, linked, .. } = &mut graph;
         let level = Arc::make_mut(level);

@@ -344,14 +344,20 @@ impl<'a> Points<'a> {
 
     /// Links nodes `from` to `to - 1` to those linked before (all of them, the `again` time).
     pub fn insert(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, from: usize, to: usize, again: bool) {
-        let most = if again { AT_ONCE } else { (level.nodes / 50).max(64) };
-        let full = if again { SETTLED } else { DEGREE };
-        let mut start = from;
+        let (settled, mut start) = (from > 1, from);
+        if again {
+            // Nodes that stand side by side are linked one after the other, and each time only some of these.
+            let batches = (to - from).div_ceil(AT_ONCE);
+            for first in from..from + batches {
+                let nodes: Vec<u32> = (first as u32..to as u32).step_by(batches).collect();
+                self.batch(guide, codes, level, &nodes, level.nodes, Pass { again, settled, full: SETTLED });
+            }
+            return;
+        }
         while start < to {
-            let count = if again { most } else { start.min(most) }.min(to - start);
+            let count = start.min((level.nodes / 50).max(64)).min(to - start);
             let nodes: Vec<u32> = (start as u32..(start + count) as u32).collect();
-            let linked = if again { level.nodes } else { start };
-            self.batch(guide, codes, level, &nodes, linked, Pass { again, settled: from > 1, full });
+            self.batch(guide, codes, level, &nodes, start, Pass { again, settled, full: DEGREE });
             start += count;
         }
     }
@@ -475,9 +481,9 @@ impl<'a> Points<'a> {
     /// are asked for first, the others are not asked for.
     pub fn lead(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, asked: &[u32]) -> usize {
         const NODES: usize = 1024;
-        let (later, first) = asked.split_at(asked.len() - asked.len() / ASKED_FIRST); // walks begin at the first nodes
+        let (first, later) = (1..asked.len() + 1).partition::<Vec<_>, _>(|place| place % ASKED_FIRST == 0);
         let mut missed = 0;
-        for asked in [first, later] {
+        for asked in [first, later].map(|places| places.into_iter().map(|place| asked[place - 1]).collect::<Vec<_>>()) {
             let mut ends = vec![(0, Vec::new()); asked.len().div_ceil(NODES)];
             let view = level.led((&codes.coarse, guide.lines), level.nodes);
             let jobs = ends.iter_mut().zip(asked.chunks(NODES));

@@ -7,8 +7,9 @@
 //! the second time. Twice as many nodes as came are then linked once more, in turn, and those through which most walks go
 //! as soon as they lose a neighbour, so that a graph which has changed for long is as good as one that was built at once.
 //!
-//! Nodes stay without gaps and in a random order: the first of them are the way in, so a node from farther back is moved
-//! where one of the first is gone, and a new one takes the place of one of the first as often as chance would have it.
+//! Nodes stay without gaps, and the first of them, which are the way in, in a random order: a node from farther back is moved
+//! where one of the first is gone or more of them are wanted, and a new one takes the place of one of the first as often as
+//! chance would have it.
 //! The graph is built again when there are several times as many rows, or when guide codes suit them much less than those
 //! they were made for. A fold is the same for any number of threads.
 
@@ -46,7 +47,7 @@ const KEPT: f64 = 0.9;
 /// Of so many nodes one must have come with rows that guide codes do not suit before the graph is built again.
 const UNSUITED_SHARE: usize = 8;
 
-/// Codes that are looked at for the share they keep.
+/// Codes that are looked at for the share they keep, at the most.
 const SAMPLE: usize = 1024;
 
 /// Nodes that are linked once more for each that came or went.
@@ -78,7 +79,7 @@ impl Change {
 /// The share of the squared norm of rows that their guide codes keep.
 fn kept(guide: &Guide, codes: &GuideCodes) -> f64 {
     let (mut scratch, rows) = (GuideQuery::default(), codes.coarse.len() / guide.lines);
-    let sample = (0..rows.min(SAMPLE)).map(|row| guide.kept(codes, row, &mut scratch));
+    let sample = (0..rows).step_by(rows.div_ceil(SAMPLE).max(1)).map(|row| guide.kept(codes, row, &mut scratch));
     let (kept, all) = sample.fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     if all > 0.0 { kept / all } else { 1.0 }
 }
@@ -202,6 +203,10 @@ impl Hnsw {
         let mut touched = [came, again].concat();
         if count > nodes {
             let mut at: Vec<u32> = (0..count as u32).collect();
+            // More of them are the first now, and only these stood in a random order.
+            for place in leading(nodes)..leading(count).min(nodes) {
+                at.swap(place, place + random.below((nodes - place) as u32) as usize);
+            }
             for node in nodes..count {
                 let place = random.below(node as u32 + 1) as usize;
                 if place < leading(count) {
@@ -312,24 +317,31 @@ fn arranged(gone: &[bool], fresh: usize, random: &mut Random) -> Vec<u32> {
 
 /// Puts node `at[place]` at each place; those beyond the graph's are new ones with these guide codes. Returns the place
 /// of each node, NONE for those that have none.
-fn rearrange(graph: &mut Graph, points: &mut Points, at: &[u32], codes: &GuideCodes, threads: usize) -> Vec<u32> {
+pub(crate) fn rearrange(
+    graph: &mut Graph,
+    points: &mut Points,
+    at: &[u32],
+    codes: &GuideCodes,
+    threads: usize,
+) -> Vec<u32> {
     let (nodes, lines, width) = (graph.rows.len(), graph.guide.lines, graph.level.width);
     let mut now = vec![NONE; nodes + codes.coarse.len() / lines];
     (0u32..).zip(at).for_each(|(place, node)| now[*node as usize] = place);
     points.rearrange(at);
-    graph.rows = points.rows().collect();
+    graph.rows = pages::filled(at.len(), NONE);
+    graph.rows.iter_mut().zip(points.rows()).for_each(|(place, row)| *place = row);
     let stays = |place: usize, node: u32| place as u32 == node && place < nodes;
     let moved: Vec<(usize, u32)> =
         at.iter().copied().enumerate().filter(|(place, node)| !stays(*place, *node)).collect();
     for (codes, new) in Arc::make_mut(&mut graph.codes).arrays_mut().into_iter().zip(codes.arrays()) {
         if !codes.is_empty() {
-            carry(codes, new, (nodes, at.len()), &moved, Line([0; 64]));
+            carry(codes, new, (nodes, at.len()), &moved, Line([0; 64]), threads);
         }
     }
     let unlinked = Links([NONE; Links::WIDTH]);
     let new = vec![unlinked; (now.len() - nodes) * width];
     let level = Arc::make_mut(&mut graph.level);
-    carry(&mut level.links, &new, (nodes, at.len()), &moved, unlinked);
+    carry(&mut level.links, &new, (nodes, at.len()), &moved, unlinked, threads);
     level.nodes = at.len();
     if !moved.is_empty() {
         each_job(
@@ -348,16 +360,31 @@ fn rearrange(graph: &mut Graph, points: &mut Points, at: &[u32], codes: &GuideCo
 
 /// Moves what is known of nodes to their new places: for each of `before` nodes several values of `values`, for the new
 /// ones as many of `new`.
-fn carry<T: Copy>(values: &mut Vec<T>, new: &[T], (before, after): (usize, usize), moved: &[(usize, u32)], filler: T) {
+fn carry<T: Copy + Send + Sync>(
+    values: &mut Vec<T>,
+    new: &[T],
+    (before, after): (usize, usize),
+    moved: &[(usize, u32)],
+    filler: T,
+    threads: usize,
+) {
     let each = values.len() / before;
-    let mut carried = Vec::with_capacity(moved.len() * each);
-    for &(_, node) in moved {
-        let node = node as usize;
-        carried.extend_from_slice(match node.checked_sub(before) {
-            None => &values[node * each..(node + 1) * each],
-            Some(node) => &new[node * each..(node + 1) * each],
-        });
-    }
+    let mut carried = pages::filled(moved.len() * each, filler);
+    let jobs = carried.chunks_mut(PER_JOB * each).zip(moved.chunks(PER_JOB));
+    each_job(
+        threads,
+        jobs,
+        || (),
+        |(), (carried, moved)| {
+            for (carried, (_, node)) in carried.chunks_mut(each).zip(moved) {
+                let node = *node as usize;
+                carried.copy_from_slice(match node.checked_sub(before) {
+                    None => &values[node * each..(node + 1) * each],
+                    Some(node) => &new[node * each..(node + 1) * each],
+                });
+            }
+        },
+    );
     pages::reserve(values, (after * each).saturating_sub(values.len()));
     values.resize(after * each, filler);
     for ((place, _), carried) in moved.iter().zip(carried.chunks(each)) {
@@ -422,6 +449,33 @@ mod tests {
         };
         let (changed, new) = (found(&graph.level), found(&fresh));
         assert!(10 * changed >= 9 * new && 10 * new >= 9 * above(graph.rows.len()), "{changed} {new}");
+    }
+
+    #[test]
+    fn the_way_in_leads_to_every_cluster_though_nodes_of_one_stand_side_by_side() {
+        const CLUSTERS: usize = 30;
+        let mut random = Random::new(8);
+        let mut draw = |count: usize| -> Vec<f32> {
+            let centre = |row: usize, i: usize| {
+                if row % CLUSTERS % 24 == i { 9.0 + (row % CLUSTERS / 24) as f32 * 9.0 } else { 0.0 }
+            };
+            (0..count * 24).map(|i| random.normal() + centre(i / 24, i % 24)).collect()
+        };
+        let mut index = Hnsw::new(24, Metric::L2).unwrap();
+        index.add(&draw(3000), None, 2).unwrap();
+        let graph = index.graph.as_ref().unwrap();
+        let cluster = |graph: &Graph, node: usize| graph.rows[node] as usize % CLUSTERS;
+        let is_beside = |node: &usize| cluster(graph, *node) == cluster(graph, *node + 1);
+        let (first, linked) = (leading(graph.rows.len()), 3000 - 375); // an eighth was held out
+        assert!(2 * (first..linked - 1).filter(is_beside).count() > linked - first, "one in thirty by chance");
+        for _ in 0..8 {
+            index.add(&draw(900), None, 2).unwrap();
+        }
+        let graph = index.graph.as_ref().unwrap();
+        assert!(graph.change.built == 3000 && graph.rows.len() > 9000, "it was folded, not built again");
+        let mut counts = [0; CLUSTERS];
+        (0..above(graph.rows.len())).for_each(|node| counts[cluster(graph, node)] += 1);
+        assert!(counts.iter().all(|count| (1..=30).contains(count)), "about ten each: {counts:?}");
     }
 
     #[test]
