@@ -111,7 +111,7 @@ pub(crate) fn set(list: &mut [Links], neighbours: &[u32]) {
     }
 }
 
-/// First nodes among which a walk looks for its start. As nodes are numbered at random, the nearest of them is about
+/// First nodes among which a walk looks for its start. As these are random rows, the nearest of them is about
 /// the `nodes / entries`-th nearest of all; they lie side by side, so each costs a fraction of a node met on a walk.
 pub(crate) fn entries(nodes: usize) -> usize {
     (nodes.isqrt() / 2).next_multiple_of(8).min(nodes)
