@@ -67,6 +67,8 @@ impl Level {
         for start in 0..self.nodes as u32 {
             if !mem::replace(&mut placed[start as usize], true) {
                 order.push(start);
+            } else if start as usize >= first {
+                continue; // where it was placed its neighbours were
             }
             waiting.push(start);
             while let Some(node) = waiting.pop() {
