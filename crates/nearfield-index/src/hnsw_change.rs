@@ -33,7 +33,7 @@ const FOLD: usize = 512;
 const FOLD_SHARE: usize = 128;
 
 /// Of so many nodes one must have changed before the widths of walks are measured again.
-const MEASURE_SHARE: usize = 4;
+const MEASURE_SHARE: usize = 8;
 
 /// Rows that serve as queries then: no fewer, and no more.
 const ASKED: [usize; 2] = [256, 1024];
