@@ -246,9 +246,8 @@ def draw(results: list[dict[str, Any]], target: float, path: Path) -> None:
         ]
         if cost:
             rows, times = np.array(cost).T
-            aside = (
-                20 if axes.lines else -20
-            )  # one way's numbers stand on the right of its line, the other's on the left
+            # One way's numbers stand on the left of its line, the other's on the right.
+            aside = 20 if axes.lines else -20
             (line,) = axes.loglog(rows, times, "o-", label=name)
             for at in cost:
                 beside = {"xytext": (aside, 0), "textcoords": "offset points", "ha": "center", "va": "center"}

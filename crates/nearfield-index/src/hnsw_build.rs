@@ -481,9 +481,10 @@ impl<'a> Points<'a> {
     /// are asked for first, the others are not asked for.
     pub fn lead(&self, guide: &Guide, codes: &GuideCodes, level: &mut Level, asked: &[u32]) -> usize {
         const NODES: usize = 1024;
-        let (first, later) = (1..asked.len() + 1).partition::<Vec<_>, _>(|place| place % ASKED_FIRST == 0);
         let mut missed = 0;
-        for asked in [first, later].map(|places| places.into_iter().map(|place| asked[place - 1]).collect::<Vec<_>>()) {
+        for is_first in [true, false] {
+            let these = (1..).zip(asked).filter(|(place, _)| (place % ASKED_FIRST == 0) == is_first);
+            let asked: Vec<u32> = these.map(|(_, node)| *node).collect();
             let mut ends = vec![(0, Vec::new()); asked.len().div_ceil(NODES)];
             let view = level.led((&codes.coarse, guide.lines), level.nodes);
             let jobs = ends.iter_mut().zip(asked.chunks(NODES));
