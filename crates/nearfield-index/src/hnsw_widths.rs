@@ -8,7 +8,7 @@ use nearfield_kernels::kernels;
 use crate::flat::{Answers, Request};
 use crate::hnsw::{Bench, Graph, Hnsw, Plan};
 use crate::pool::each_job;
-use crate::walk::{Lie, adaptive, depth};
+use crate::walk::{Lie, adaptive, depth, narrowest};
 
 /// Nodes that are looked around for the recall of one width, about: fewer rows are asked for wide ones.
 const LOOKED_AROUND: usize = 192 << 10;
@@ -40,7 +40,7 @@ const AGAIN: usize = 5;
 
 /// A pool of so many nodes costs more than reading all codes: what it does not reach is left to the scan.
 pub(crate) fn widest(nodes: usize, k: usize) -> usize {
-    (nodes / 16).min(WIDEST_WALK).max(8 * k)
+    (nodes / 16).min(WIDEST_WALK).max(8 * narrowest(k))
 }
 
 /// Standard errors by which the recall of the held-out rows must exceed a target: they are a sample.
@@ -73,7 +73,7 @@ impl Hnsw {
             let queries =
                 |width: usize| &queries[..self.flat.dimension * most.min((looked_around / width).max(FEWEST_ASKED))];
             let (mut reached, mut curve) = (0, Vec::<(f64, f64)>::new());
-            let (mut width, widest) = (k.max(8), widest(nodes, k));
+            let (mut width, widest) = (narrowest(k), widest(nodes, k));
             while reached < TARGETS.len() {
                 let recall = self.reached(graph, queries(width), &truth, (k.min(nodes), width), threads);
                 curve.push((width as f64, curve.last().map_or(recall, |last| recall.max(last.1))));
@@ -181,7 +181,7 @@ impl Hnsw {
             let widest = widest(linked.len(), k);
             let (measured, rest) = widths.split_at_mut(AGAIN);
             let mut curve: Vec<(f64, f64)> = Vec::new();
-            for width in measured.iter().map(|width| (*width as usize).clamp(k.max(8), widest)) {
+            for width in measured.iter().map(|width| (*width as usize).clamp(narrowest(k), widest)) {
                 if curve.last().is_none_or(|last| last.0 < width as f64) {
                     let recall = self.reached(graph, queries, &truth, (k, width), threads);
                     curve.push((width as f64, curve.last().map_or(recall, |last| recall.max(last.1))));
@@ -189,7 +189,7 @@ impl Hnsw {
             }
             let (last, mut now) = (f64::from(measured[AGAIN - 1]), 0.0);
             for (width, target) in measured.iter_mut().zip(targets) {
-                now = moved(&curve, target).max(k.max(8) as f64);
+                now = moved(&curve, target).max(narrowest(k) as f64);
                 *width = if now > widest as f64 { linked.len() } else { now.ceil() as usize } as u32;
             }
             for width in rest {
@@ -276,6 +276,11 @@ mod tests {
     fn many_answers_to_few_queries_are_no_reason_to_ask_fewer_still() {
         assert_eq!([1, 10, 30, 100].map(|k| telling(1024, k)), [1024, 1024, 256, 256]);
         assert_eq!([1, 10, 30, 100].map(|k| telling(180, k)), [180; 4]);
+    }
+
+    #[test]
+    fn the_widest_walk_among_few_rows_is_no_narrower_than_the_narrowest() {
+        assert!([1, 2, 10, 100].iter().all(|&k| [0, 10, 100, 1000].iter().all(|&n| widest(n, k) >= narrowest(k))));
     }
 
     #[test]
