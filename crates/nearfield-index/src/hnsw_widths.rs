@@ -273,6 +273,16 @@ mod tests {
     }
 
     #[test]
+    fn one_answer_is_looked_for_as_widely_as_ten_though_rows_would_be_found_by_less() {
+        let mut index = Hnsw::new(DIMENSION, Metric::L2).unwrap();
+        let is_wide = |index: &Hnsw| index.graph.as_ref().unwrap().widths[0].iter().all(|width| *width >= 10);
+        index.add(&rows(2048, 1), None, 2).unwrap();
+        assert!(is_wide(&index), "built");
+        index.add(&rows(1024, 2), None, 2).unwrap();
+        assert!(is_wide(&index) && index.graph.as_ref().unwrap().change.built == 2048, "measured again");
+    }
+
+    #[test]
     fn many_answers_to_few_queries_are_no_reason_to_ask_fewer_still() {
         assert_eq!([1, 10, 30, 100].map(|k| telling(1024, k)), [1024, 1024, 256, 256]);
         assert_eq!([1, 10, 30, 100].map(|k| telling(180, k)), [180; 4]);
