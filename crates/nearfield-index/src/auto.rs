@@ -116,7 +116,7 @@ impl Kind for Auto {
         }
         let answers = self.index.search(request)?;
         if self.index.graph.is_none() && request.allow.is_none() && request.recall.is_some_and(|recall| recall < 1.0) {
-            let count = request.queries.len() / flat.dimension();
+            let count = request.count(flat.dimension());
             let saved = count as f64 * plan::saved(flat.len(), flat.dimension(), count, request.k);
             self.spent.fetch_add(saved as u64, Ordering::Relaxed);
         }

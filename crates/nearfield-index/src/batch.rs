@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::flat::{Answers, Flat, Request};
+use crate::flat::{Answers, Flat, Request, is_finite};
 use crate::pool::{each_job, shares};
 use crate::refine::Ranked;
 use crate::{Error, Result};
@@ -54,7 +54,7 @@ pub(crate) fn each_query<B: Default + Send, W: AddAssign + Default + Send>(
     one: impl Fn(&[f32], &mut B) -> (Vec<Ranked>, W, bool) + Sync,
 ) -> Result<(W, Vec<usize>)> {
     let (k, dimension) = (request.k, flat.dimension());
-    let count = request.queries.len() / dimension;
+    let count = request.count(dimension);
     answers.threads = request.threads.min(count / LEAST).max(1);
     answers.ids = vec![-1; count * k];
     answers.scores = vec![f32::NEG_INFINITY; count * k];
@@ -83,6 +83,10 @@ pub(crate) fn each_query<B: Default + Send, W: AddAssign + Default + Send>(
         }
         for (place, (ids, scores)) in places.zip(ids.chunks_mut(k).zip(scores.chunks_mut(k))) {
             let query = &request.queries[place * dimension..(place + 1) * dimension];
+            if !is_finite(query) {
+                stop.store(true, Ordering::Relaxed);
+                return;
+            }
             let (best, work, starved) = one(query, &mut turn.bench);
             for (ranked, (id, score)) in best.iter().zip(ids.iter_mut().zip(scores)) {
                 (*id, *score) = (flat.ids.of(ranked.row), flat.metric.score(ranked.rank));
@@ -94,6 +98,7 @@ pub(crate) fn each_query<B: Default + Send, W: AddAssign + Default + Send>(
         }
     });
     if stop.into_inner() {
+        request.check(dimension)?;
         return Err(Error::Interrupted);
     }
     let (work, mut starved) = total.into_inner().expect("nobody panics with it");

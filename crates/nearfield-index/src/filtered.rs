@@ -147,7 +147,7 @@ impl Hnsw {
     /// is better for all.
     fn search_past(&self, graph: &Graph, request: &Request, among: Among) -> Result<Option<(Answers, Vec<usize>)>> {
         let (flat, nodes) = (&self.flat, graph.rows.len());
-        let (rows, count) = (flat.ids.rows(), request.queries.len() / flat.dimension);
+        let (rows, count) = (flat.ids.rows(), request.count(flat.dimension));
         let inside = among.about().min(nodes);
         if inside == 0 {
             return Ok(None);
@@ -179,7 +179,7 @@ impl Hnsw {
         let beside = self.beside_graph(graph, |row| allowed.holds(row));
         let (inside, nodes) = (allowed.count() - beside.len(), graph.rows.len());
         let k = request.k.min(allowed.count());
-        let count = request.queries.len() / flat.dimension;
+        let count = request.count(flat.dimension);
         let is_adaptive = flat.metric != Metric::Dot;
         let together = flat.is_dense(allowed);
         let read = if together { flat.ids.rows() } else { allowed.count() };

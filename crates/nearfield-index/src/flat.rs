@@ -121,17 +121,23 @@ impl<'a> Request<'a> {
         Self { queries, k, threads: 1, allow: None, recall: None, interrupt: &|| false, timed: false }
     }
 
+    /// How many queries there are.
+    pub(crate) fn count(&self, dimension: usize) -> usize {
+        assert!(self.k >= 1 && self.queries.len().is_multiple_of(dimension));
+        self.queries.len() / dimension
+    }
+
     /// Says which query holds a number that is not finite, if one does.
     pub(crate) fn check(&self, dimension: usize) -> Result<()> {
-        assert!(self.k >= 1 && self.queries.len().is_multiple_of(dimension));
-        // Without a branch for each number, this takes no time beside the shortest search.
-        const ONES: u32 = 0x7F80_0000;
-        if self.queries.iter().fold(false, |bad, x| bad | (x.to_bits() & ONES == ONES)) {
-            let row = self.queries.iter().position(|x| !x.is_finite()).unwrap_or(0) / dimension;
-            return Err(Error::Invalid(format!("query {row} holds NaN or infinity: every number must be finite")));
-        }
-        Ok(())
+        let Some(query) = self.queries.chunks(dimension).position(|query| !is_finite(query)) else { return Ok(()) };
+        Err(Error::Invalid(format!("query {query} holds NaN or infinity: every number must be finite")))
     }
+}
+
+/// Whether every number is finite. Without a branch for each, this takes no time beside the shortest search.
+pub(crate) fn is_finite(numbers: &[f32]) -> bool {
+    const ONES: u32 = 0x7F80_0000;
+    !numbers.iter().fold(false, |bad, x| bad | (x.to_bits() & ONES == ONES))
 }
 
 impl Flat {
@@ -404,7 +410,6 @@ impl Flat {
 
     /// The best k rows of every query, exactly.
     pub fn search(&self, request: &Request) -> Result<Answers> {
-        request.check(self.dimension)?;
         self.search_allowed(self.allowed(request).as_ref(), request)
     }
 
@@ -433,10 +438,11 @@ impl Flat {
     }
 
     fn search_within(&self, within: Within, request: &Request) -> Result<Answers> {
+        request.check(self.dimension)?;
         let rows = self.rows_within(within);
         let plan = if matches!(rows.within, Within::Listed(_)) { "gather" } else { "scan" };
         let mut answers = Answers { exact: true, expected: 1.0, plan, ..Answers::default() };
-        let places = (request.queries.len() / self.dimension).saturating_mul(request.k);
+        let places = request.count(self.dimension).saturating_mul(request.k);
         let room = answers.ids.try_reserve_exact(places).and_then(|()| answers.scores.try_reserve_exact(places));
         room.map_err(|_| Error::Invalid(format!("no memory for {places} answers (queries times k): ask for fewer")))?;
         for queries in request.queries.chunks(QUERIES_PER_PASS * self.dimension) {

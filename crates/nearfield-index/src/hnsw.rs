@@ -474,7 +474,6 @@ impl Hnsw {
     pub fn search(&self, request: &Request) -> Result<Answers> {
         let flat = &self.flat;
         let recall = request.recall.unwrap_or(DEFAULT_RECALL);
-        request.check(flat.dimension)?;
         let Some(graph) = self.graph.as_ref().filter(|_| recall < 1.0) else {
             return flat.search(request);
         };
@@ -486,7 +485,7 @@ impl Hnsw {
         let k = request.k.min(flat.len());
         let deep = plan::depth(k, inside, nodes)[1];
         let width = self.width(graph, deep, recall).min(nodes);
-        let count = request.queries.len() / flat.dimension;
+        let count = request.count(flat.dimension);
         let reach = adaptive(flat.metric, width, deep, graph.lie);
         if inside == 0 || plan::walk(width, reach.depth) > plan::scan(flat.len(), true, flat.dimension, count) {
             return flat.search_allowed(None, request);

@@ -397,14 +397,13 @@ impl<S: Structure> Probed<S> {
 
     /// The best k rows of every query.
     pub fn search(&self, request: &Request) -> Result<Answers> {
-        request.check(self.flat.dimension)?;
         let recall = request.recall.unwrap_or(DEFAULT_RECALL);
         let allowed = self.flat.allowed(request);
         let plan = self.made.as_ref().filter(|_| recall < 1.0).and_then(|made| {
             let rows = allowed.as_ref().map_or(self.flat.len(), Allowed::count);
             let k = request.k.min(rows);
             let point = self.effort(made, k, recall)?;
-            let queries = request.queries.len() / self.flat.dimension;
+            let queries = request.count(self.flat.dimension);
             // Among rows allowed the answers lie farther apart, and these may lie where the query does not look first:
             // twice as many of them have to be seen as without a filter. To find them takes as long as to judge them.
             let filter = if allowed.is_some() { 2 } else { 1 };

@@ -200,3 +200,27 @@ fn small_and_odd_indexes_answer() {
         }
     }
 }
+
+#[test]
+fn the_first_query_that_is_not_finite_is_named_by_every_kind_whichever_way_it_answers() {
+    let (rows, good) = (clustered(15, SHARED), clustered(16, 4));
+    let mut ways = HashSet::new();
+    for name in ["flat", "auto", "hnsw"].into_iter().chain(KINDS) {
+        for (count, recall) in [(0, 0.8), (200, 0.8), (SHARED, 0.8), (SHARED, 1.0)] {
+            let index = made(name, Metric::Cosine, &rows[..count * DIMENSION], 2);
+            let masks =
+                [0, 2, 40].map(|every| (0..count).map(|id| every > 0 && id % every == 0).collect::<Vec<bool>>());
+            for allow in masks.iter().map(|mask| Some(Allow::Mask(mask))).chain([None]) {
+                ways.insert(index.search(&Request { allow, ..request(&good, 5, recall) }).unwrap().plan);
+                for (first, bad) in [(0, f32::NAN), (1, f32::INFINITY), (2, f32::NEG_INFINITY)] {
+                    let mut queries = good.clone();
+                    [first, 3].iter().for_each(|query| queries[query * DIMENSION + 3] = bad);
+                    let error = index.search(&Request { allow, ..request(&queries, 5, recall) }).unwrap_err();
+                    let wanted = format!("query {first} holds NaN or infinity");
+                    assert!(error.to_string().starts_with(&wanted), "{name} {count} {recall} {first}: {error}");
+                }
+            }
+        }
+    }
+    assert!(["walk", "probe", "scan", "gather"].iter().all(|way| ways.contains(way)), "{ways:?}");
+}
