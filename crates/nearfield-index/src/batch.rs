@@ -3,9 +3,9 @@
 use std::mem;
 use std::ops::AddAssign;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::flat::{Answers, Flat, Request, is_finite};
+use crate::patience::Patience;
 use crate::pool::{each_job, shares};
 use crate::refine::Ranked;
 use crate::{Error, Result};
@@ -16,9 +16,6 @@ const AT_ONCE: usize = 8;
 /// A thread is not woken for fewer queries: that takes about as long as one.
 const LEAST: usize = 2;
 
-/// After so many queries a thread looks whether it is to stop.
-const LOOK: usize = 256;
-
 /// Scratch space of searches, kept from one to the next.
 pub(crate) type Benches<B> = Mutex<Vec<B>>;
 
@@ -26,7 +23,6 @@ pub(crate) type Benches<B> = Mutex<Vec<B>>;
 struct Turn<'a, B: Default, W: AddAssign + Default> {
     bench: B,
     benches: &'a Benches<B>,
-    answered: usize,
     work: W,
     starved: Vec<usize>,
     total: &'a Mutex<(W, Vec<usize>)>,
@@ -64,28 +60,19 @@ pub(crate) fn each_query<B: Default + Send, W: AddAssign + Default + Send>(
         let room = ids.split_off_mut(..numbers).zip(scores.split_off_mut(..numbers));
         (places, room.expect("k answers a query"))
     });
-    let (total, stop) = (Mutex::new((W::default(), Vec::new())), AtomicBool::new(false));
-    let caller = std::thread::current().id();
+    let (total, patience) = (Mutex::new((W::default(), Vec::new())), Patience::new(request.interrupt));
     let turn = || {
         let bench = benches.lock().ok().and_then(|mut benches| benches.pop()).unwrap_or_default();
-        Turn { bench, benches, answered: 0, work: W::default(), starved: Vec::new(), total: &total }
+        Turn { bench, benches, work: W::default(), starved: Vec::new(), total: &total }
     };
     each_job(answers.threads, jobs, turn, |turn, (places, (ids, scores))| {
-        if stop.load(Ordering::Relaxed) {
-            return;
-        }
-        let looked = turn.answered / LOOK;
-        turn.answered += places.len();
-        let is_due = turn.answered / LOOK > looked && std::thread::current().id() == caller;
-        if is_due && (request.interrupt)() {
-            stop.store(true, Ordering::Relaxed);
+        if places.start > 0 && patience.is_over() {
             return;
         }
         for (place, (ids, scores)) in places.zip(ids.chunks_mut(k).zip(scores.chunks_mut(k))) {
             let query = &request.queries[place * dimension..(place + 1) * dimension];
             if !is_finite(query) {
-                stop.store(true, Ordering::Relaxed);
-                return;
+                return patience.end();
             }
             let (best, work, starved) = one(query, &mut turn.bench);
             for (ranked, (id, score)) in best.iter().zip(ids.iter_mut().zip(scores)) {
@@ -97,7 +84,7 @@ pub(crate) fn each_query<B: Default + Send, W: AddAssign + Default + Send>(
             }
         }
     });
-    if stop.into_inner() {
+    if patience.was_over() {
         request.check(dimension)?;
         return Err(Error::Interrupted);
     }
@@ -108,6 +95,10 @@ pub(crate) fn each_query<B: Default + Send, W: AddAssign + Default + Send>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
     use crate::Metric;
 
@@ -148,13 +139,18 @@ mod tests {
     fn a_search_that_is_interrupted_answers_nothing() {
         let mut flat = Flat::new(1, Metric::Dot).unwrap();
         flat.add(&[1.0], None, 1).unwrap();
-        let queries = vec![1.0; 10 * LOOK];
-        let asked = std::sync::atomic::AtomicUsize::new(0);
-        let interrupt = || asked.fetch_add(1, Ordering::Relaxed) > 0;
-        let request = Request { threads: 1, interrupt: &interrupt, ..Request::new(&queries, 1) };
-        let one = |_: &[f32], _: &mut ()| (Vec::new(), Sum::default(), false);
-        let found = each_query(&flat, &request, &mut Answers::default(), &Benches::default(), one);
-        assert!(matches!(found, Err(Error::Interrupted)));
-        assert_eq!(asked.into_inner(), 2);
+        let queries = vec![1.0; 200_000];
+        for threads in [1, 3] {
+            let asked = AtomicUsize::new(0);
+            let interrupt = || asked.fetch_add(1, Ordering::Relaxed) == 2;
+            let request = Request { threads, interrupt: &interrupt, ..Request::new(&queries, 1) };
+            let one = |_: &[f32], _: &mut ()| {
+                thread::sleep(Duration::from_micros(10));
+                (Vec::new(), Sum::default(), false)
+            };
+            let found = each_query(&flat, &request, &mut Answers::default(), &Benches::default(), one);
+            assert!(matches!(found, Err(Error::Interrupted)), "{threads} threads");
+            assert_eq!(asked.into_inner(), 3);
+        }
     }
 }

@@ -9,9 +9,8 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nearfield_kernels::quantize::{self, Frame, QueryCode};
+use nearfield_kernels::quantize::{self, Frame};
 use nearfield_kernels::{BLOCK, Factors, Line, Metric, kernels, pages};
 
 use crate::allow::{Allow, Allowed};
@@ -19,19 +18,12 @@ use crate::codec::{Header, Place, Reader, Writer};
 use crate::ids::Ids;
 use crate::mapped::Mapped;
 use crate::pool::each_job;
-use crate::refine::{self, Full, Ranked};
-use crate::scan::{self, Rows, Within};
+use crate::scan::{Rows, Within};
 use crate::vectors::Vectors;
 use crate::{Error, Result};
 
 /// Largest dimension: above it, a sum of 8-bit products could leave 32 bits.
 pub const MAX_DIMENSION: usize = 65_535;
-
-/// Queries that pass over the codes together: their candidates must fit in memory.
-const QUERIES_PER_PASS: usize = 1024;
-
-/// Code bytes that make another thread worth waking.
-const BYTES_PER_THREAD: usize = 1 << 20;
 
 /// Where more than one row in so many is allowed, reading all codes as they lie is faster than gathering those allowed.
 const DENSE: usize = 4;
@@ -403,7 +395,7 @@ impl Flat {
         self.rows_within(listed.map_or(Within::All, Within::Listed))
     }
 
-    fn rows_within<'a>(&'a self, within: Within<'a>) -> Rows<'a> {
+    pub(crate) fn rows_within<'a>(&'a self, within: Within<'a>) -> Rows<'a> {
         let lines = quantize::lines(self.dimension);
         Rows { codes: &self.codes, factors: &self.factors, lines, count: self.ids.rows(), within }
     }
@@ -435,68 +427,6 @@ impl Flat {
     /// As `search`, among the rows listed (ascending) instead of the ids allowed.
     pub(crate) fn search_listed(&self, listed: Option<&[u32]>, request: &Request) -> Result<Answers> {
         self.search_within(listed.map_or(Within::All, Within::Listed), request)
-    }
-
-    fn search_within(&self, within: Within, request: &Request) -> Result<Answers> {
-        request.check(self.dimension)?;
-        let rows = self.rows_within(within);
-        let plan = if matches!(rows.within, Within::Listed(_)) { "gather" } else { "scan" };
-        let mut answers = Answers { exact: true, expected: 1.0, plan, ..Answers::default() };
-        let places = request.count(self.dimension).saturating_mul(request.k);
-        let room = answers.ids.try_reserve_exact(places).and_then(|()| answers.scores.try_reserve_exact(places));
-        room.map_err(|_| Error::Invalid(format!("no memory for {places} answers (queries times k): ask for fewer")))?;
-        for queries in request.queries.chunks(QUERIES_PER_PASS * self.dimension) {
-            self.pass(&rows, queries, request, &mut answers)?;
-        }
-        Ok(answers)
-    }
-
-    /// Searches for up to `QUERIES_PER_PASS` queries and appends their answers.
-    fn pass(&self, rows: &Rows, queries: &[f32], request: &Request, answers: &mut Answers) -> Result<()> {
-        let kernels = kernels();
-        let scanned = rows.read().min(self.len());
-        let count = queries.len() / self.dimension;
-        // More than there are rows cannot be answered; bars and heaps are no larger than needed.
-        let k = request.k.min(scanned.max(1));
-        let codes: Vec<(f64, QueryCode)> = queries
-            .chunks(self.dimension)
-            .map(|query| {
-                let norm = (kernels.dot_exact)(query, query).sqrt();
-                (norm, self.frame.encode_query(query, norm))
-            })
-            .collect();
-        let (norms, codes): (Vec<f64>, Vec<QueryCode>) = codes.into_iter().unzip();
-        let bytes = scanned * (rows.lines * 64 + size_of::<Factors>() / BLOCK);
-        let threads = request.threads.min(1 + count * bytes / BYTES_PER_THREAD).max(1);
-        let candidates = scan::candidates(kernels, rows, &codes, k, threads, request.interrupt);
-        let candidates = candidates.ok_or(Error::Interrupted)?;
-
-        let full = Full { metric: self.metric, vectors: &self.vectors, norms: &self.norms };
-        let start = answers.ids.len();
-        answers.ids.resize(start + count * request.k, -1);
-        answers.scores.resize(start + count * request.k, f32::NEG_INFINITY);
-        let (reread, looked) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let jobs = answers.ids[start..].chunks_mut(request.k).zip(answers.scores[start..].chunks_mut(request.k));
-        each_job(
-            threads.min(count),
-            jobs.enumerate(),
-            || (),
-            |(), (q, (ids, scores))| {
-                let query = (&queries[q * self.dimension..(q + 1) * self.dimension], norms[q], &codes[q]);
-                let (best, read) = refine::best(kernels, rows, &full, query, &candidates[q], k);
-                for (i, Ranked { rank, row }) in best.into_iter().enumerate() {
-                    (ids[i], scores[i]) = (self.ids.of(row), self.metric.score(rank));
-                }
-                reread.fetch_add(read, Ordering::Relaxed);
-                looked.fetch_add(candidates[q].len(), Ordering::Relaxed);
-            },
-        );
-        let reread = reread.into_inner();
-        answers.rows_scanned += scanned * count;
-        answers.rows_reread += reread;
-        answers.bytes_read += bytes + looked.into_inner() * rows.lines * 64 + reread * self.dimension * 4;
-        answers.threads = answers.threads.max(threads);
-        Ok(())
     }
 
     /// Answers `again` where an approximate search found too few of the rows that may be answered.

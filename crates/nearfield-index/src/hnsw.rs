@@ -466,7 +466,7 @@ impl Hnsw {
     /// Candidates among the rows that are not in the graph.
     fn beside(&self, kernels: &Kernels, plan: &Plan, code: &QueryCode) -> Vec<Candidate> {
         let rows = self.flat.rows(Some(plan.beside));
-        let found = scan::candidates(kernels, &rows, std::slice::from_ref(code), plan.k, 1, &|| false);
+        let found = scan::candidates(kernels, &rows, std::slice::from_ref(code), plan.k, 1, || false);
         found.expect("nothing interrupts it").swap_remove(0)
     }
 

@@ -1,6 +1,7 @@
 //! Search structures: build, add, remove, search, save, load. Knows threads and files, not Python.
 //!
 //! * [`flat`] answers exactly: 8-bit codes say which rows could be among the best, and only those are read in full.
+//!   `exact.rs` shares such searches out among threads.
 //! * [`hnsw`] answers approximately, at a recall it has measured on its own rows: a walk through a graph of neighbours.
 //! * [`ivf`], [`ivf_pq`] and [`lsh`] look into a part of the rows; what they have in common is in [`probe`].
 //! * [`sparse`] answers exactly for texts (BM25, TF-IDF; the words are from [`text`]) and for sparse vectors.
@@ -21,6 +22,7 @@ pub mod codec;
 pub mod columns;
 mod columns_file;
 mod error;
+mod exact;
 pub mod filter;
 mod filtered;
 pub mod flat;
@@ -39,6 +41,7 @@ mod mapped;
 mod maxscore;
 mod one_term;
 mod partition;
+mod patience;
 mod plan;
 pub mod pool;
 mod postings;

@@ -4,8 +4,7 @@
 //! thread has seen for that query. k rows score at least the bar, so a row below it cannot be among the best k.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use nearfield_kernels::quantize::QueryCode;
 use nearfield_kernels::topk::KthLargest;
@@ -25,9 +24,6 @@ const STRETCH_BYTES: usize = 1 << 20;
 
 /// Listed rows asked for ahead of the one that is copied.
 const AHEAD: usize = 8;
-
-/// How often the calling thread looks whether it should stop.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
 
 /// A row that may be among the best, and its dot product with the query's coarse code.
 #[derive(Clone, Copy, Debug)]
@@ -148,40 +144,32 @@ impl Found {
     }
 }
 
-/// Candidates of every query, or None where `interrupt` (asked on the calling thread) said to stop.
+/// Candidates of every query, or None where the search is to stop: `is_over` is asked by every thread now and then.
 pub(crate) fn candidates(
     kernels: &Kernels,
     rows: &Rows,
     queries: &[QueryCode],
     k: usize,
     threads: usize,
-    interrupt: &(dyn Fn() -> bool + Sync),
+    is_over: impl Fn() -> bool + Sync,
 ) -> Option<Vec<Vec<Candidate>>> {
     let pass = Pass::new(kernels, rows, queries);
     let total = rows.read();
-    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let next = AtomicUsize::new(0);
     let all_found: Mutex<Vec<Vec<Found>>> = Mutex::new(Vec::new());
-    pool::run(threads, |worker| {
+    pool::run(threads, |_| {
         let mut found: Vec<Found> = queries.iter().map(|_| Found::new(k)).collect();
         let mut scratch = pass.scratch();
-        let mut looked = Instant::now();
         loop {
             let start = next.fetch_add(1, Ordering::Relaxed) * pass.per_tile;
-            if start >= total || stop.load(Ordering::Relaxed) {
+            if start >= total || is_over() {
                 break;
-            }
-            if worker == 0 && looked.elapsed() >= PATIENCE {
-                looked = Instant::now();
-                if interrupt() {
-                    stop.store(true, Ordering::Relaxed);
-                    break;
-                }
             }
             pass.tile(start, pass.per_tile.min(total - start), &mut scratch, &mut found);
         }
         all_found.lock().expect("no thread panics with it").push(found);
     });
-    if stop.into_inner() {
+    if is_over() {
         return None;
     }
     let mut merged = vec![Vec::new(); queries.len()];

@@ -11,8 +11,6 @@
 
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use nearfield_kernels::pages::reserve;
 use nearfield_kernels::prefetch;
@@ -22,9 +20,9 @@ use crate::analysis;
 use crate::flat::Answers;
 use crate::ids::Ids;
 use crate::maxscore::{Best, Impacts, Search, Weighted, Within, Work};
+use crate::patience::Patience;
 use crate::pool;
 use crate::postings::{Segment, Values, count};
-use crate::scan::PATIENCE;
 use crate::text::{Analyzer, Vocabulary};
 use crate::{Error, Result};
 
@@ -364,10 +362,10 @@ impl Sparse {
         let within = Within { holds: if all { None } else { Some(&holds) }, listed: listed.as_deref() };
         let jobs = answers.ids.chunks_mut(request.k).zip(answers.scores.chunks_mut(request.k)).enumerate();
         let (jobs, total) = (Mutex::new(jobs), Mutex::new(Work::default()));
-        let stop = AtomicBool::new(false);
-        pool::run(answers.threads, |worker| {
-            let (mut work, mut looked) = (Work::default(), Instant::now());
-            while !stop.load(Ordering::Relaxed) {
+        let patience = Patience::new(request.interrupt);
+        pool::run(answers.threads, |_| {
+            let mut work = Work::default();
+            while !patience.is_over() {
                 let job = jobs.lock().expect("taking a job does not panic").next();
                 let Some((query, (ids, scores))) = job else { break };
                 let terms = match &queries {
@@ -378,17 +376,13 @@ impl Sparse {
                 for (i, found) in best.into_sorted().into_iter().enumerate() {
                     (ids[i], scores[i]) = (self.ids.of(found.row), found.score);
                 }
-                if worker == 0 && looked.elapsed() >= PATIENCE {
-                    looked = Instant::now();
-                    stop.fetch_or((request.interrupt)(), Ordering::Relaxed);
-                }
             }
             let mut total = total.lock().expect("adding does not panic");
             total.postings += work.postings;
             total.looked_up += work.looked_up;
             total.bytes += work.bytes;
         });
-        if stop.into_inner() {
+        if patience.was_over() {
             return Err(Error::Interrupted);
         }
         let total = total.into_inner().expect("adding does not panic");
