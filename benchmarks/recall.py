@@ -171,13 +171,14 @@ def measured(index: nf.Index, asked: data.Rows, k: int, rounds: int) -> dict[str
 
 
 def curve(index: nf.Index, asked: data.Rows, k: int) -> NDArray[np.float64]:
-    """Rows scored and nodes expanded a query, and the recall this reaches, for every setting."""
+    """Rows scored and nodes expanded a query, and the recall this reaches, for every setting that is answered by walks."""
     truth = index.search(asked, k, exact=True)[1][:, -1:]
     points = []
     for setting in SWEPT:
         found = [index.search(query, k, recall=setting, report=True) for query in asked]
         counts = np.mean([(report.rows_scanned, report.hops) for _, _, report in found], axis=0)
-        points.append((*counts, recall(np.array([scores for _, scores, _ in found]), truth)))
+        if all(report.hops for _, _, report in found):
+            points.append((*counts, recall(np.array([scores for _, scores, _ in found]), truth)))
     return np.unique(np.array(points), axis=0)
 
 
