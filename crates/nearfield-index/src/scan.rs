@@ -22,6 +22,9 @@ const TILE_BYTES: usize = 128 << 10;
 /// Bytes of codes in a tile that is read once: long stretches, or the CPU's prefetcher starts anew too often.
 const STRETCH_BYTES: usize = 1 << 20;
 
+/// Rows that are looked at first: before queries have a bar, every row is a candidate.
+const FEW: usize = 4 * BLOCK;
+
 /// Listed rows asked for ahead of the one that is copied.
 const AHEAD: usize = 8;
 
@@ -248,18 +251,26 @@ impl<'a> Pass<'a> {
         };
         let mut judge = |first: usize, inside: usize, values: &[i32]| {
             let group = first..first + inside;
-            for (bar, shared) in bars.iter_mut().zip(&self.bars[group.clone()]) {
-                *bar = shared.get();
-            }
-            let dots = Dots { values, stride: self.per_tile, rows: count };
-            let lists = &mut selected[..inside];
-            (self.kernels.select)(&dots, factors, &self.weights[group.clone()], &bars[..inside], lists);
-            for (q, list) in group.zip(lists) {
-                if !list.is_empty() {
-                    let values = &values[(q - first) * self.per_tile..];
-                    found[q].take(list, values, factors, &self.queries[q], &self.bars[q], row_of);
-                    list.clear();
+            let mut from = 0;
+            while from < count {
+                for (bar, shared) in bars.iter_mut().zip(&self.bars[group.clone()]) {
+                    *bar = shared.get();
                 }
+                // A few at first, which tell the others what they have to reach.
+                let to = if bars[0] > KthLargest::LOWEST { count } else { count.min(FEW.max(4 * from)) };
+                let (values, factors) = (&values[from..], &factors[from / BLOCK..]);
+                let dots = Dots { values, stride: self.per_tile, rows: to - from };
+                let lists = &mut selected[..inside];
+                (self.kernels.select)(&dots, factors, &self.weights[group.clone()], &bars[..inside], lists);
+                for (q, list) in group.clone().zip(lists) {
+                    if !list.is_empty() {
+                        let values = &values[(q - first) * self.per_tile..];
+                        let row_of = |position: u32| row_of(from as u32 + position);
+                        found[q].take(list, values, factors, &self.queries[q], &self.bars[q], row_of);
+                        list.clear();
+                    }
+                }
+                from = to;
             }
         };
         if self.groups.is_empty() {
