@@ -171,7 +171,7 @@ def measured(index: nf.Index, asked: data.Rows, k: int, rounds: int) -> dict[str
 
 
 def curve(index: nf.Index, asked: data.Rows, k: int) -> NDArray[np.float64]:
-    """Rows scored and nodes expanded a query, and the recall this reaches, for every setting that is answered by walks."""
+    """Rows scored and nodes expanded a query, and the recall this reaches, for every setting that walks answer."""
     truth = index.search(asked, k, exact=True)[1][:, -1:]
     points = []
     for setting in SWEPT:
