@@ -107,6 +107,9 @@ impl Flat {
         patience: &Patience,
         (ids, scores): (&mut [i64], &mut [f32]),
     ) -> Option<Work> {
+        if patience.was_over() {
+            return None; // before anything is coded
+        }
         let kernels = kernels();
         let (count, scanned) = (queries.len() / self.dimension, rows.read().min(self.len()));
         // More than there are rows cannot be answered; bars and heaps are no larger than needed.
