@@ -4,9 +4,10 @@ use std::mem;
 use std::ops::AddAssign;
 use std::sync::Mutex;
 
-use crate::flat::{Answers, Flat, Request, is_finite};
+use crate::flat::{Answers, Flat, Request};
 use crate::patience::Patience;
 use crate::pool::{each_job, shares};
+use crate::record::first_not_finite;
 use crate::refine::Ranked;
 use crate::{Error, Result};
 
@@ -71,7 +72,7 @@ pub(crate) fn each_query<B: Default + Send, W: AddAssign + Default + Send>(
         }
         for (place, (ids, scores)) in places.zip(ids.chunks_mut(k).zip(scores.chunks_mut(k))) {
             let query = &request.queries[place * dimension..(place + 1) * dimension];
-            if !is_finite(query) {
+            if first_not_finite(query, dimension).is_some() {
                 return patience.end();
             }
             let (best, work, starved) = one(query, &mut turn.bench);

@@ -199,7 +199,7 @@ mod tests {
     fn many_short_passes_are_stopped_as_one_long_pass_is() {
         let mut flat = Flat::new(2, Metric::L2).unwrap();
         flat.add(&noise(2 * 64, 3), None, 1).unwrap();
-        let queries = noise(2 * 300_000, 4);
+        let queries = noise(2 * 1_000_000, 4);
         for threads in [1, 3] {
             let asked = AtomicUsize::new(0);
             let interrupt = || asked.fetch_add(1, Ordering::Relaxed) == 0;

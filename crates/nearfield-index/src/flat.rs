@@ -18,6 +18,7 @@ use crate::codec::{Header, Place, Reader, Writer};
 use crate::ids::Ids;
 use crate::mapped::Mapped;
 use crate::pool::each_job;
+use crate::record::first_not_finite;
 use crate::scan::{Rows, Within};
 use crate::vectors::Vectors;
 use crate::{Error, Result};
@@ -121,15 +122,9 @@ impl<'a> Request<'a> {
 
     /// Says which query holds a number that is not finite, if one does.
     pub(crate) fn check(&self, dimension: usize) -> Result<()> {
-        let Some(query) = self.queries.chunks(dimension).position(|query| !is_finite(query)) else { return Ok(()) };
+        let Some(query) = first_not_finite(self.queries, dimension) else { return Ok(()) };
         Err(Error::Invalid(format!("query {query} holds NaN or infinity: every number must be finite")))
     }
-}
-
-/// Whether every number is finite. Without a branch for each, this takes no time beside the shortest search.
-pub(crate) fn is_finite(numbers: &[f32]) -> bool {
-    const ONES: u32 = 0x7F80_0000;
-    !numbers.iter().fold(false, |bad, x| bad | (x.to_bits() & ONES == ONES))
 }
 
 impl Flat {
@@ -580,8 +575,7 @@ impl Batch {
 
 /// Says which row holds a number that is not finite, if one does; `before` rows came before these.
 fn check_finite(rows: &[f32], dimension: usize, before: usize) -> Result<()> {
-    let bad = rows.chunks(dimension).position(|row| !row.iter().all(|x| x.is_finite()));
-    let Some(row) = bad else { return Ok(()) };
+    let Some(row) = first_not_finite(rows, dimension) else { return Ok(()) };
     let what = rows[row * dimension..].iter().find(|x| !x.is_finite()).expect("one of them is not");
     let row = before + row;
     Err(Error::Invalid(format!(

@@ -12,7 +12,7 @@
 //! * `vectors.rs` keeps rows in full: in memory, or in files that `mapped.rs` lets the system read when they are looked at.
 //! * [`record`] has what the catalog keeps of records: metadata as JSON, checksums.
 //! * [`wal`] looks whether SQLite will read its log to the end.
-//! * [`ids`] maps the numbers users give to rows, [`pool`] runs the work, [`codec`] writes and reads files.
+//! * [`ids`] maps the numbers users give to rows, [`pool`] runs the work, `patience.rs` asks whether to go on, [`codec`] writes and reads files.
 
 mod allow;
 mod analysis;

@@ -138,7 +138,7 @@ pub fn write_rows(path: &Path, start: u64, numbers: &[f32], mut value: u32) -> i
 
 /// The first row (of `dimension` numbers) that holds NaN or infinity.
 pub fn first_not_finite(rows: &[f32], dimension: usize) -> Option<usize> {
-    // Without a branch for each number, this goes at the speed of memory.
+    // Without a branch for each number, this goes at the speed of memory, and takes no time beside the shortest search.
     const ONES: u32 = 0x7F80_0000;
     rows.chunks(dimension).position(|row| row.iter().fold(false, |bad, x| bad | (x.to_bits() & ONES == ONES)))
 }
